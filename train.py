@@ -1,0 +1,31 @@
+"""Trains a preset and writes its run folder: figures, SavedModel, numbers, one report page."""
+
+import argparse
+import os
+import sys
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="mlp_mnist", help="what to train (default: mlp_mnist)")
+    parser.add_argument("--epochs", type=int, help="passes over the data")
+    parser.add_argument("--batch-size", type=int, help="images a step")
+    parser.add_argument("--learning-rate", type=float, help="Adam's, at its highest")
+    parser.add_argument("--seed", type=int, help="of weights, order and noise")
+    parser.add_argument("--workdir", help="the run folder (default: runs/PRESET)")
+    parser.add_argument("--data", default="mnist", help="the data set (default: mnist)")
+    parser.add_argument("--validation", type=int, help="how many training images to hold out")
+    parser.add_argument("--binarization", choices=("dynamic", "none", "threshold"))
+    parser.add_argument("--overwrite", action="store_true", help="empty a folder of another run")
+    arguments = parser.parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        from vae_keras import cli, training
+    except ImportError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    return cli.run(lambda: training.train(training.TrainConfig(**vars(arguments))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""A variational autoencoder for Keras 3 with TensorFlow Probability distributions."""
+
+from vae_keras import checks
+from vae_keras._version import __version__
+
+checks.python_version()
+checks.dependencies()
+
+import keras  # noqa: E402
+
+checks.keras_backend(keras.backend.backend())
+
+from vae_keras.model import VAE  # noqa: E402
+from vae_keras.networks import MLPDecoder, MLPEncoder  # noqa: E402
+from vae_keras.objectives import ELBO  # noqa: E402
+
+__all__ = ["ELBO", "VAE", "MLPDecoder", "MLPEncoder", "__version__"]

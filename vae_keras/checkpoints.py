@@ -1,0 +1,159 @@
+"""The state of a training run on disk: written whole, hashed, the last two kept.
+
+A checkpoint is Keras' own weights file, optimizer included, and a JSON file that names its hash.
+The JSON is written last: a checkpoint without it does not exist.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+
+from vae_keras import checks, files
+from vae_keras.model import VAE
+
+_KEEP = 2
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch: complete epochs.
+        step: steps of the next epoch that are done.
+        metrics: the values of the metrics' variables, in the middle of an epoch.
+        rows: the rows of `elbo.csv` so far.
+    """
+
+    epoch: int
+    step: int
+    metrics: list[float]
+    rows: list[dict[str, str]]
+
+
+def save(folder: str | os.PathLike[str], model: VAE, progress: Progress) -> None:
+    """Writes a checkpoint and removes all but the last two.
+
+    Args:
+        folder: of the checkpoints; made when missing.
+        model: a compiled model.
+        progress: what its weights stand for.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"epoch-{progress.epoch:05d}-step-{progress.step:07d}"
+    temporary = folder / ".writing.weights.h5"  # Keras insists on the ending
+    weights = folder / f"{name}.weights.h5"
+    model.save_weights(temporary, overwrite=True)
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    digest = files.sha256(temporary)
+    os.replace(temporary, weights)
+    files.write_json(folder / f"{name}.json", asdict(progress) | {"sha256": digest})
+    stems = sorted(path.stem for path in folder.glob("epoch-*.json"))
+    for path in folder.glob("epoch-*"):
+        if path.name.split(".")[0] not in stems[-_KEEP:]:
+            path.unlink(missing_ok=True)
+
+
+def restore(folder: str | os.PathLike[str], model: VAE) -> Progress | None:
+    """Loads the newest sound checkpoint into a compiled model whose optimizer is built.
+
+    Returns:
+        Its progress, or None when the folder holds no checkpoint.
+
+    Raises:
+        checks.InputError: when there are checkpoints and all are damaged.
+    """
+    found = sorted(Path(folder).glob("epoch-*.json"), reverse=True)
+    for path in found:
+        weights = path.with_suffix(".weights.h5")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if files.sha256(weights) != content.pop("sha256"):
+                raise ValueError("its hash does not match")
+            progress = Progress(**content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            warnings.warn(
+                f"checkpoint {path.stem} is damaged ({error}); it is skipped", stacklevel=2
+            )
+            continue
+        model.load_weights(weights)
+        return progress
+    if found:
+        raise checks.InputError(
+            f"a run goes on from a sound checkpoint. Received: {len(found)} in {folder}, all "
+            "damaged. Restore one of them, or start anew with --overwrite."
+        )
+    return None
+
+
+class Checkpointer(keras.callbacks.Callback):
+    """Saves a run's state at each epoch's end, and every minute in between.
+
+    Args:
+        folder: of the checkpoints.
+        rows: gives the rows of `elbo.csv` so far.
+        progress: where the run goes on, from `restore`. Default: at its beginning.
+        seconds: between checkpoints within an epoch. Default 60.
+        should_stop: is asked after each compiled call; a true answer saves and ends `fit`.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        rows: Callable[[], list[dict[str, str]]],
+        progress: Progress | None = None,
+        seconds: float = 60.0,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        super().__init__()
+        self.folder, self.rows, self.seconds = Path(folder), rows, seconds
+        self.progress, self.should_stop = progress, should_stop
+        self._epoch, self._saved_at = 0, 0.0
+
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
+        self._saved_at = time.monotonic()
+        if self.progress is not None and self.progress.step:
+            self.model.steps_to_skip = self.progress.step
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self._epoch = epoch
+        if self.progress is not None and self.progress.step:
+            for variable, value in zip(self._metrics(), self.progress.metrics, strict=True):
+                variable.assign(value)
+        self.progress = None
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        if self.model.steps_to_skip > 0:  # still on the way to where the checkpoint was made
+            return
+        stop = self.should_stop()
+        if stop or time.monotonic() - self._saved_at > self.seconds:
+            self._save(self._epoch, batch + 1)
+        if stop:
+            raise Stopped(f"in epoch {self._epoch} after step {batch + 1}")
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        self._save(epoch + 1, 0)
+        if self.should_stop():
+            raise Stopped(f"after epoch {epoch}")
+
+    def _save(self, epoch: int, step: int) -> None:
+        metrics = [float(variable) for variable in self._metrics()] if step else []
+        save(self.folder, self.model, Progress(epoch, step, metrics, self.rows()))
+        self._saved_at = time.monotonic()
+
+    def _metrics(self) -> list[keras.Variable]:
+        return [variable for metric in self.model.metrics for variable in metric.variables]
+
+
+class Stopped(Exception):
+    """A run was asked to stop, saved its state and did; the message says where."""

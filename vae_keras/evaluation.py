@@ -1,0 +1,375 @@
+"""Test-set figures one can trust: ELBO, importance-weighted log-likelihood, active units.
+
+Every figure is in nats per image, per example first and reduced once, with a standard error over
+images. Noise is keyed by the image's own pixels and the sample's index, so neither the order of
+the images nor the sizes of chunks and batches change a figure beyond float error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vae_keras import checks, noise
+from vae_keras.model import VAE
+from vae_keras.objectives import Terms
+
+ACTIVE_THRESHOLD = 0.01  # nats aside: Burda et al.'s variance of a posterior mean over the data
+CURVE = (1, 10, 100, 1000, 5000)
+_KERNEL_ROWS = 1000  # decoder rows at a time: their activations stay in the cache
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over images with its standard error, and the values it is the mean of."""
+
+    mean: float
+    standard_error: float
+    per_example: np.ndarray
+
+    @classmethod
+    def of(cls, per_example: np.ndarray) -> Estimate:
+        """Reduces values [N] in float64."""
+        values = np.asarray(per_example, np.float64)
+        error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        return cls(float(values.mean()), float(error), values)
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """An importance-weighted estimate of log p(x).
+
+    Attributes:
+        estimate: log p(x) from all samples, nats per image.
+        effective_sample_size: (sum w)^2 / sum w^2 of each image, [N], from 1 to num_samples.
+        curve: k to the bound from k samples (IWAE-k), for each k <= num_samples; each is a mean
+            over all disjoint groups of k samples.
+        num_samples: importance samples an image.
+        seed: of the noise.
+        seconds: wall time.
+    """
+
+    estimate: Estimate
+    effective_sample_size: np.ndarray
+    curve: dict[int, Estimate]
+    num_samples: int
+    seed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ElboTerms:
+    """The ELBO and its terms: rate is the KL, distortion the negative expected log-likelihood."""
+
+    elbo: Estimate
+    rate: Estimate
+    distortion: Estimate
+    num_draws: int
+    seed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ActiveUnits:
+    """Which latent dimensions carry information.
+
+    Attributes:
+        variance: of the posterior mean over the data, [latent_dim].
+        kl: mean KL of each dimension, [latent_dim], nats; sums to the rate.
+        threshold: a dimension is active when its variance exceeds it.
+    """
+
+    variance: np.ndarray
+    kl: np.ndarray
+    threshold: float
+
+    @property
+    def count(self) -> int:
+        """How many dimensions are active."""
+        return int((self.variance > self.threshold).sum())
+
+
+def estimate_log_likelihood(
+    model: VAE,
+    x: Any,
+    num_samples: int = 5000,
+    *,
+    seed: int = 0,
+    chunk_size: int = 1000,
+    batch_size: int = 20,
+    curve: Sequence[int] = CURVE,
+    verbose: bool = True,
+) -> LogLikelihood:
+    """Estimates log p(x) of each image with `num_samples` draws from its posterior.
+
+    log p(x) is estimated as log mean_k p(x, z_k) / q(z_k | x): a lower bound in expectation that
+    tightens with k. Weights are reduced chunk by chunk, so memory does not grow with num_samples.
+
+    Args:
+        model: the model.
+        x: binary images, pixels 0 and 1 (or 0 and 255): see `data.binarize`.
+        num_samples: importance samples k an image, >= 1. Default 5000.
+        seed: of the noise. Default 0.
+        chunk_size: samples of an image at a time. Default 1000.
+        batch_size: images at a time. Default 20.
+        curve: the k of the curve; those above num_samples are left out.
+        verbose: whether a progress bar is shown. Default True.
+
+    Returns:
+        `LogLikelihood`, in nats per image.
+
+    Raises:
+        checks.InputError: for pixels other than 0 and 1, NaN, num_samples < 1.
+
+    Example:
+        >>> x = data.binarize(x_test, seed=0)
+        >>> estimate_log_likelihood(vae, x).estimate.mean
+
+    References:
+        Burda et al. 2016, "Importance weighted autoencoders", equation 8 and section 5.
+    """
+    images = binary_images(model, x)
+    num_samples = checks.whole_number("num_samples", num_samples, 1)
+    chunk = min(checks.whole_number("chunk_size", chunk_size, 1), num_samples)
+    batch = min(checks.whole_number("batch_size", batch_size, 1), len(images))
+    kernel = _log_weight_kernel(model, checks.seed(seed), chunk, batch)
+    started = time.perf_counter()
+    bar = keras.utils.Progbar(len(images), unit_name="image", verbose=int(verbose))
+    bounds: dict[int, list[np.ndarray]] = {k: [] for k in {*curve, num_samples} if k <= num_samples}
+    sizes = []
+    for start in range(0, len(images), batch):
+        rows = images[start : start + batch]
+        held = len(rows)
+        rows = np.concatenate([rows, np.repeat(rows[:1], batch - held, axis=0)])  # one shape
+        identity = tf.constant([_identity(row) for row in rows])
+        normal = model.posterior(tf.constant(rows)).distribution
+        groups = {k: _GroupMeans(k, batch) for k in bounds}
+        squares = _RunningSum(batch)
+        for first in range(0, num_samples, chunk):
+            log_weights = kernel(rows, normal.loc, normal.scale, identity, tf.constant(first))
+            log_weights = log_weights.numpy()[:, : num_samples - first].astype(np.float64)
+            for group in groups.values():
+                group.add(log_weights)
+            squares.add(2.0 * log_weights)
+        for k, group in groups.items():
+            bounds[k].append(group.mean()[:held])
+        total = groups[num_samples].mean() + math.log(num_samples)
+        sizes.append(np.exp(2.0 * total - squares.log_sum)[:held])
+        bar.add(held)
+    estimates = {k: Estimate.of(np.concatenate(parts)) for k, parts in sorted(bounds.items())}
+    return LogLikelihood(
+        estimate=estimates[num_samples],
+        effective_sample_size=np.concatenate(sizes),
+        curve=estimates,
+        num_samples=num_samples,
+        seed=seed,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def evaluate_elbo(model: VAE, x: Any, num_draws: int = 1, *, seed: int = 0) -> ElboTerms:
+    """Measures the ELBO, the rate and the distortion of images as they are.
+
+    Args:
+        model: the model.
+        x: images, as in `VAE.fit`; nothing is binarized here.
+        num_draws: posterior draws an image, averaged, >= 1. Default 1.
+        seed: of the noise. Default 0.
+
+    Returns:
+        `ElboTerms`, in nats per image.
+    """
+    num_draws = checks.whole_number("num_draws", num_draws, 1)
+    images = checks.images(x, shape=model.image_shape)
+    if images.dtype == np.uint8:
+        images = images.astype(np.float32) / 255.0
+    seed = checks.seed(seed)
+    started = time.perf_counter()
+
+    @tf.function(autograph=False)
+    def terms(rows: tf.Tensor, identity: tf.Tensor) -> Terms:
+        draws = _keyed_noise(model, seed, identity, num_draws, tf.constant(0))  # [N, S, L]
+        values = [model.bound(rows, draws[:, index])[1] for index in range(num_draws)]
+        return Terms(*(tf.add_n(list(parts)) / num_draws for parts in zip(*values, strict=True)))
+
+    blocks = []
+    for start in range(0, len(images), 1000):
+        rows = images[start : start + 1000]
+        identity = tf.constant([_identity(row) for row in rows])
+        blocks.append([part.numpy() for part in terms(tf.constant(rows), identity)])
+    elbo, log_likelihood, kl = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return ElboTerms(
+        elbo=Estimate.of(elbo),
+        rate=Estimate.of(kl),
+        distortion=Estimate.of(-log_likelihood),
+        num_draws=num_draws,
+        seed=seed,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def rate_distortion(
+    model: VAE, x: Any, num_draws: int = 1, *, seed: int = 0
+) -> tuple[float, float]:
+    """Returns the mean rate and distortion of images, nats per image: elbo = -(rate + distortion).
+
+    References:
+        Alemi et al. 2018, "Fixing a broken ELBO".
+    """
+    terms = evaluate_elbo(model, x, num_draws, seed=seed)
+    return terms.rate.mean, terms.distortion.mean
+
+
+def active_units(model: VAE, x: Any, threshold: float = ACTIVE_THRESHOLD) -> ActiveUnits:
+    """Finds the latent dimensions whose posterior mean varies over the data.
+
+    Args:
+        model: the model, with a standard normal prior.
+        x: images, as in `VAE.fit`.
+        threshold: on Cov_x(E_q[z]). Default 0.01.
+
+    Returns:
+        `ActiveUnits`.
+
+    References:
+        Burda et al. 2016, section 5.2.
+    """
+    loc, scale = model.encode(x)
+    kl = 0.5 * (loc**2 + scale**2 - 1.0) - np.log(scale)
+    return ActiveUnits(loc.var(axis=0), kl.mean(axis=0, dtype=np.float64), threshold)
+
+
+def binary_images(model: VAE, x: Any) -> np.ndarray:
+    """Returns images as float32 zeros and ones, and refuses all others.
+
+    Raises:
+        checks.InputError: for any other pixel: a Bernoulli's probability of a grey value is no
+            probability, and a figure made of it compares with none.
+    """
+    images = checks.images(x, shape=model.image_shape)
+    top = 255 if images.dtype == np.uint8 else 1.0
+    grey = (images != 0) & (images != top)
+    if grey.any():
+        raise checks.InputError(
+            "a likelihood figure needs binary pixels, 0 and 1. Received: "
+            f"{grey.mean():.1%} of pixels in between, such as {images[grey][0]:.4g}. "
+            "Binarize first: vae_keras.data.binarize(x, seed=0)."
+        )
+    return (images == top).astype(np.float32)
+
+
+def _identity(image: np.ndarray) -> int:
+    """A number that names an image by its pixels, for its noise."""
+    digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1  # fits a signed 64-bit integer
+
+
+def _keyed_noise(
+    model: VAE, seed: int, identity: tf.Tensor, samples: int, first: tf.Tensor
+) -> tf.Tensor:
+    """Standard normal noise [N, samples, latent_dim] by (seed, image, sample's index)."""
+
+    def image_noise(name: tf.Tensor) -> tf.Tensor:
+        return noise.normal(
+            seed,
+            noise.Stream.IMPORTANCE,
+            rows=samples,
+            size=model.latent_dim,
+            step=name,
+            row=first,
+        )
+
+    return tf.map_fn(image_noise, identity, fn_output_signature=tf.float32)
+
+
+def _log_weight_kernel(model: VAE, seed: int, chunk: int, batch: int) -> Callable[..., tf.Tensor]:
+    """Compiles log p(x, z) - log q(z | x) of `chunk` samples for each of `batch` images."""
+    prior = model.prior.distribution(model.latent_dim)
+    together = max(1, min(batch, _KERNEL_ROWS // chunk))  # images a matrix product
+
+    def some(rows: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        # rows [G, H, W, C], loc and scale [G, L], draws [G, S, L]
+        z = loc[:, tf.newaxis] + scale[:, tf.newaxis] * draws
+        log_q = tf.reduce_sum(
+            -0.5 * draws**2 - tf.math.log(scale)[:, tf.newaxis] - 0.5 * math.log(2 * math.pi), -1
+        )
+        logits = model.likelihood(tf.reshape(z, [-1, model.latent_dim]))
+        x = tf.repeat(rows, chunk, axis=0)
+        log_likelihood = tf.reshape(logits.log_prob(x), [-1, chunk])
+        return log_likelihood + prior.log_prob(z) - log_q  # [G, S]
+
+    @tf.function(jit_compile=True)
+    def compiled(rows: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        if batch % together:
+            return some(rows, loc, scale, draws)
+
+        def split(part: tf.Tensor) -> tf.Tensor:
+            return tf.reshape(part, [-1, together, *part.shape[1:]])
+
+        parts = [split(part) for part in (rows, loc, scale, draws)]
+        out = tf.map_fn(lambda args: some(*args), tuple(parts), fn_output_signature=tf.float32)
+        return tf.reshape(out, [batch, chunk])
+
+    @tf.function(autograph=False)
+    def kernel(
+        rows: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, identity: tf.Tensor, first: tf.Tensor
+    ) -> tf.Tensor:
+        return compiled(rows, loc, scale, _keyed_noise(model, seed, identity, chunk, first))
+
+    return kernel
+
+
+class _RunningSum:
+    """log sum exp over a stream of columns, for each of `rows` rows."""
+
+    def __init__(self, rows: int) -> None:
+        self.log_sum = np.full(rows, -np.inf)
+
+    def add(self, values: np.ndarray) -> None:
+        self.log_sum = np.logaddexp(self.log_sum, _log_sum_exp(values))
+
+
+class _GroupMeans:
+    """Mean over disjoint groups of k columns of log mean exp, wherever the chunks are cut."""
+
+    def __init__(self, k: int, rows: int) -> None:
+        self.k, self.rows = k, rows
+        self.total, self.groups = np.zeros(rows), 0
+        self._open, self._filled = _RunningSum(rows), 0
+
+    def add(self, values: np.ndarray) -> None:
+        if self._filled:  # first fill the group that the last chunk left open
+            values = self._extend(values)
+        whole = values.shape[1] // self.k
+        if whole:
+            block = values[:, : whole * self.k].reshape(self.rows, whole, self.k)
+            self.total += (_log_sum_exp(block) - math.log(self.k)).sum(axis=1)
+            self.groups += whole
+        if values.shape[1] % self.k:
+            self._extend(values[:, whole * self.k :])
+
+    def mean(self) -> np.ndarray:
+        return self.total / self.groups
+
+    def _extend(self, values: np.ndarray) -> np.ndarray:
+        taken = min(self.k - self._filled, values.shape[1])
+        self._open.add(values[:, :taken])
+        self._filled += taken
+        if self._filled == self.k:
+            self.total += self._open.log_sum - math.log(self.k)
+            self.groups += 1
+            self._open, self._filled = _RunningSum(self.rows), 0
+        return values[:, taken:]
+
+
+def _log_sum_exp(values: np.ndarray) -> np.ndarray:
+    peak = values.max(axis=-1, keepdims=True)
+    return np.log(np.exp(values - peak).sum(axis=-1)) + peak[..., 0]

@@ -1,0 +1,123 @@
+"""What a trained model shows: its figures on test images, and distances between classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from vae_keras import figures, noise
+from vae_keras.model import VAE
+
+PRIOR_TITLES = {
+    "prior": "25 images decoded from z ~ N(0, I)",
+    "uniform": "25 images decoded from z ~ U[-√3, √3]",
+}
+_PAIRS = ((3, 5), (1, 7), (4, 9), (0, 6), (2, 8))  # digits people confuse, and two they do not
+_STEPS = 11
+
+
+def prior_grids(model: VAE, seed: int = 0, count: int = 25) -> dict[str, np.ndarray]:
+    """Draws the latents of the sample grids, the same ones for the same seed.
+
+    The uniform draws have the normal ones' mean 0 and variance 1.
+
+    Returns:
+        "prior" and "uniform" to float32 [count, latent_dim].
+    """
+    bits = noise.bits16(seed, noise.Stream.UNIFORM, rows=count, size=model.latent_dim).numpy()
+    unit = (bits.astype(np.float32) + 0.5) / 65536.0
+    return {
+        "prior": model.prior_latents(count, seed),
+        "uniform": ((2.0 * unit - 1.0) * np.sqrt(3.0)).astype(np.float32),
+    }
+
+
+def test_figures(
+    model: VAE, originals: np.ndarray, images: np.ndarray, labels: np.ndarray
+) -> Iterator[tuple[str, Figure]]:
+    """Draws the figures that need test images, one after the other.
+
+    Args:
+        model: the model.
+        originals: test images as they are, uint8 [N, H, W, C].
+        images: the same as the model sees them, float32 [N, H, W, C].
+        labels: their classes [N].
+
+    Yields:
+        Name and figure: "reconstructions", "interpolations", "latent_map".
+    """
+    first = [int(np.flatnonzero(labels == name)[0]) for name in np.unique(labels)[:10]]
+    rows = np.concatenate(
+        [originals[first] / 255.0, images[first], model.reconstruct(images[first])]
+    )
+    yield (
+        "reconstructions",
+        figures.grid(
+            rows,
+            3,
+            len(first),
+            "Test images and their reconstructions",
+            row_labels=("original", "as seen", "reconstruction"),
+            column_labels=[str(labels[index]) for index in first],
+        ),
+    )
+    yield "interpolations", _interpolations(model, originals, images, labels)
+    loc = model.encode(images).loc
+    points, axes = project(loc)
+    yield "latent_map", figures.latent_map(points, labels, class_distances(loc, labels), axes)
+
+
+def _interpolations(
+    model: VAE, originals: np.ndarray, images: np.ndarray, labels: np.ndarray
+) -> Figure:
+    names = np.unique(labels)
+    pairs = [(names[a % len(names)], names[b % len(names)]) for a, b in _PAIRS]
+    start = np.array([np.flatnonzero(labels == a)[0] for a, _ in pairs])
+    end = np.array([np.flatnonzero(labels == b)[-1] for _, b in pairs])
+    lines = model.interpolate(images[start], images[end], _STEPS)
+    ends = originals[start, np.newaxis] / 255.0, originals[end, np.newaxis] / 255.0
+    rows = np.concatenate([ends[0], lines, ends[1]], axis=1)
+    fractions = [f"{i / (_STEPS - 1):.1f}" for i in range(_STEPS)]
+    return figures.grid(
+        rows.reshape(-1, *rows.shape[2:]),
+        len(pairs),
+        _STEPS + 2,
+        "Along the straight line between two posterior means",
+        row_labels=[f"{a} to {b}" for a, b in pairs],
+        column_labels=["original", *fractions, "original"],
+    )
+
+
+def project(loc: np.ndarray) -> tuple[np.ndarray, str]:
+    """Projects posterior means to two dimensions: PCA, or the latents themselves where they fit.
+
+    Args:
+        loc: [N, latent_dim].
+
+    Returns:
+        float [N, 2], and what the axes are.
+    """
+    if loc.shape[1] <= 2:
+        return np.pad(loc, ((0, 0), (0, 2 - loc.shape[1]))), "latent"
+    centred = loc - loc.mean(axis=0)
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    # A singular vector's sign is arbitrary: fix it, so that two runs draw the same map.
+    signs = np.sign(directions[np.arange(2), np.abs(directions[:2]).argmax(axis=1)])
+    return centred @ (directions[:2] * signs[:, np.newaxis]).T, "principal component"
+
+
+def class_distances(loc: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns Euclidean distances [K, K] between the classes' mean posterior means."""
+    means = np.stack([loc[labels == name].mean(axis=0) for name in np.unique(labels)])
+    return np.linalg.norm(means[:, np.newaxis] - means, axis=-1)
+
+
+def nearest_classes(distances: np.ndarray, names: np.ndarray) -> dict[str, list[str]]:
+    """Orders, for each class, the other classes from the nearest to the farthest."""
+    order = np.argsort(distances, axis=1)
+    return {
+        str(name): [str(names[other]) for other in row if other != index]
+        for index, (name, row) in enumerate(zip(names, order, strict=True))
+    }

@@ -1,0 +1,738 @@
+"""The variational autoencoder as a Keras model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vae_keras import checks, data, distributions, noise
+from vae_keras.networks import MLPDecoder, MLPEncoder
+from vae_keras.objectives import ELBO, Terms
+
+__all__ = ["VAE", "Posterior"]
+
+_STACK_ROWS = 2000  # rows one compiled call works through: enough to hide its overhead
+_STACK_STEPS = 50
+_BLOCK = 1000  # rows at a time in the methods that take whole data sets
+
+
+class Posterior(NamedTuple):
+    """A diagonal normal posterior, loc and scale [N, latent_dim]."""
+
+    loc: np.ndarray
+    scale: np.ndarray
+
+
+class _Draws(NamedTuple):
+    """The random numbers of a step, drawn outside of the compiled kernel."""
+
+    bits: tf.Tensor  # uint16 [..., N, H, W, C]
+    noise: tf.Tensor  # float32 [..., N, latent_dim]
+
+
+@keras.saving.register_keras_serializable(package="vae_keras")
+class VAE(keras.Model):
+    """A variational autoencoder: q(z | x) diagonal normal, p(x | z) Bernoulli.
+
+    `fit`, `evaluate` and `predict` take NumPy arrays (uint8 0..255 or floats in [0, 1], with or
+    without a channel axis), `(x, y)` pairs whose y is ignored, or a `tf.data.Dataset` of batches.
+    The logs are `elbo`, `log_likelihood` and `kl` in nats per image, higher `elbo` is better, and
+    `loss`, what the optimizer minimises: exact means over the examples seen.
+
+    Args:
+        encoder: Keras layer or model, images [N, H, W, C] to [N, 2 * latent_dim]: the posterior's
+            loc and its scale before the softplus. Default `MLPEncoder()`.
+        decoder: Keras layer or model, latents [N, latent_dim] to logits [N, H, W, C].
+            Default `MLPDecoder()`.
+        prior: p(z). Default `distributions.StandardNormal()`.
+        objective: what training maximises. Default `objectives.ELBO()`.
+        binarization: how `fit` and `evaluate` make the pixels binary, as the Bernoulli needs:
+            "dynamic" (a fresh draw at every step), "threshold" or "none". Default "dynamic".
+        seed: of all noise, integer in [0, 2^31). Default 0.
+
+    Raises:
+        checks.InputError: for an unknown binarization or a seed out of range.
+
+    Example:
+        >>> vae = VAE()
+        >>> vae.compile()
+        >>> history = vae.fit(x_train, epochs=30)
+        >>> images = vae.sample(25)
+
+    References:
+        Kingma & Welling 2014, "Auto-encoding variational Bayes".
+    """
+
+    def __init__(
+        self,
+        encoder: keras.layers.Layer | None = None,
+        decoder: keras.layers.Layer | None = None,
+        prior: distributions.StandardNormal | None = None,
+        objective: ELBO | None = None,
+        binarization: str = "dynamic",
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.encoder = MLPEncoder() if encoder is None else encoder
+        self.decoder = MLPDecoder() if decoder is None else decoder
+        self.prior = distributions.StandardNormal() if prior is None else prior
+        self.objective = ELBO() if objective is None else objective
+        self.binarization = checks.choice("binarization", binarization, data.BINARIZATIONS)
+        self.seed = checks.seed(seed)
+        self._trackers = {
+            # Sums of 60,000 values of about -100 do not fit into float32 to six digits.
+            name: keras.metrics.Mean(name=name, dtype="float64")
+            for name in (*Terms._fields, "loss")
+        }
+        self._test_row = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._auto_steps = True
+        self.steps_to_skip = 0  # of the next `fit`: an earlier run has done them
+        image_shape = self._declared_image_shape()
+        if image_shape is not None:
+            self.build((None, *image_shape))
+
+    # ------------------------------------------------------------------------ construction
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the weights for images of shape [N, H, W, C].
+
+        Raises:
+            checks.InputError: when encoder and decoder do not fit each other.
+        """
+        shape = (None, *input_shape[1:])
+        parameters = self.encoder.compute_output_shape(shape)
+        if len(parameters) != 2 or parameters[-1] is None or parameters[-1] % 2:
+            raise checks.InputError(
+                "the encoder must return [N, 2 * latent_dim]. "
+                f"Received: {tuple(parameters)} for images {shape}. "
+                "End it with Dense(2 * latent_dim)."
+            )
+        self.latent_dim = int(parameters[-1]) // 2
+        logits = self.decoder.compute_output_shape((None, self.latent_dim))
+        if tuple(logits[1:]) != shape[1:]:
+            raise checks.InputError(
+                f"the decoder must return logits of the images' shape {shape}. "
+                f"Received: {tuple(logits)} for latents {(None, self.latent_dim)}. "
+                "Reshape its output to the images' shape."
+            )
+        self.image_shape = tuple(int(size) for size in shape[1:])
+        for part, part_shape in ((self.encoder, shape), (self.decoder, (None, self.latent_dim))):
+            if not part.built:
+                part.build(part_shape)
+        self._build_shapes_dict = {"input_shape": shape}
+        self.built = True
+
+    def _declared_image_shape(self) -> tuple[int, ...] | None:
+        """The image shape when the parts state it, else None: `build` then waits for data."""
+        latent_dim = getattr(self.encoder, "latent_dim", None)
+        if latent_dim is not None:
+            return tuple(self.decoder.compute_output_shape((None, latent_dim))[1:])
+        if self.encoder.built and hasattr(self.encoder, "input_shape"):
+            return tuple(self.encoder.input_shape[1:])
+        return None
+
+    def get_config(self) -> dict[str, Any]:
+        parts = {
+            "encoder": self.encoder,
+            "decoder": self.decoder,
+            "prior": self.prior,
+            "objective": self.objective,
+        }
+        serialized = {
+            name: keras.saving.serialize_keras_object(part) for name, part in parts.items()
+        }
+        plain = {"binarization": self.binarization, "seed": self.seed}
+        return super().get_config() | serialized | plain
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> VAE:
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("encoder", "decoder", "prior", "objective")
+        }
+        return cls(**(config | parts))
+
+    # ---------------------------------------------------------------- the model, on tensors
+
+    def posterior(self, images: tf.Tensor) -> distributions.tfd.Distribution:
+        """Returns q(z | x) for float images [N, H, W, C], as a TFP distribution."""
+        return distributions.posterior(self.encoder(images))
+
+    def likelihood(self, latents: tf.Tensor) -> distributions.tfd.Distribution:
+        """Returns p(x | z) for latents [N, latent_dim], as a TFP distribution."""
+        return distributions.likelihood(self.decoder(latents))
+
+    def bound(self, images: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, Terms]:
+        """Returns the objective [N] and its `Terms` for float images and noise [N, latent_dim]."""
+        prior = self.prior.distribution(self.latent_dim)
+        return self.objective(images, self.posterior(images), prior, self.likelihood, noise)
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Reconstructs images through the posterior mean: no noise, the same answer each time.
+
+        Args:
+            images: [N, H, W, C], uint8 0..255 or float in [0, 1].
+
+        Returns:
+            Pixel probabilities, float32 [N, H, W, C].
+        """
+        posterior = self.posterior(self._pixels(images))
+        return self._probabilities(posterior.distribution.loc)
+
+    def _probabilities(self, latents: tf.Tensor) -> tf.Tensor:
+        return tf.sigmoid(tf.cast(self.decoder(latents), tf.float32))
+
+    def _pixels(self, images: tf.Tensor) -> tf.Tensor:
+        """Images as the encoder sees them where nothing may be random."""
+        mode = "none" if self.binarization == "dynamic" else self.binarization
+        return data.to_pixels(_as_images(images), None, mode)
+
+    # ----------------------------------------------------------------- the model, on arrays
+
+    def encode(self, x: Any) -> Posterior:
+        """Returns the posterior of each image.
+
+        Args:
+            x: images, as in `fit`.
+
+        Returns:
+            `Posterior(loc, scale)`, float32 [N, latent_dim] each.
+        """
+
+        def block(images: tf.Tensor) -> Posterior:
+            normal = self.posterior(self._pixels(images)).distribution
+            return Posterior(normal.loc, normal.scale)
+
+        return Posterior(*_in_blocks(block, self._images(x)))
+
+    def decode(self, latents: Any) -> np.ndarray:
+        """Returns pixel probabilities [N, H, W, C] for latents [N, latent_dim]."""
+        self._require_built("decode")
+        return _in_blocks(self._probabilities, checks.latents(latents, self.latent_dim))
+
+    def reconstruct(self, x: Any) -> np.ndarray:
+        """Returns pixel probabilities [N, H, W, C] through the posterior mean of each image."""
+        return _in_blocks(self.call, self._images(x))
+
+    def prior_latents(self, n: int, seed: int = 0) -> np.ndarray:
+        """Draws latents from the prior; row i depends on (seed, i) alone.
+
+        Args:
+            n: how many, >= 1.
+            seed: integer in [0, 2^31). Default 0.
+
+        Returns:
+            float32 [n, latent_dim].
+        """
+        self._require_built("sample")
+        n, seed = checks.whole_number("n", n, 1), checks.seed(seed)
+        return noise.normal(seed, noise.Stream.PRIOR, rows=n, size=self.latent_dim).numpy()
+
+    def sample(self, n: int, seed: int = 0) -> np.ndarray:
+        """Draws images from the model; row i depends on (seed, i) alone.
+
+        Args:
+            n: how many, >= 1.
+            seed: integer in [0, 2^31). Default 0.
+
+        Returns:
+            Pixel probabilities, float32 [n, H, W, C].
+        """
+        return self.decode(self.prior_latents(n, seed))
+
+    def interpolate(self, a: Any, b: Any, steps: int = 11) -> np.ndarray:
+        """Decodes the straight line between the posterior means of image pairs.
+
+        Args:
+            a: images at the start, as in `fit`, [N, ...].
+            b: images at the end, of the same shape.
+            steps: points on each line, both ends included, >= 2. Default 11.
+
+        Returns:
+            Pixel probabilities, float32 [N, steps, H, W, C].
+        """
+        a, b = self._images(a, "a"), self._images(b, "b")
+        if len(a) != len(b):
+            raise checks.InputError(
+                "interpolate needs as many end as start images. "
+                f"Received: {len(a)} and {len(b)}. Pass pairs."
+            )
+        fractions = np.linspace(0.0, 1.0, checks.whole_number("steps", steps, 2), dtype=np.float32)
+        start, end = self.encode(a).loc, self.encode(b).loc
+        weight = fractions[np.newaxis, :, np.newaxis]
+        line = (1.0 - weight) * start[:, np.newaxis] + weight * end[:, np.newaxis]
+        images = self.decode(line.reshape(-1, self.latent_dim))
+        return images.reshape(len(a), len(fractions), *self.image_shape)
+
+    def elbo(self, x: Any, seed: int = 0) -> Terms:
+        """Estimates the ELBO of each image with one draw from its posterior.
+
+        The images are taken as they are: binarize them first (`data.binarize`) for a figure that
+        compares with others'.
+
+        Args:
+            x: images, as in `fit`.
+            seed: integer in [0, 2^31). Default 0.
+
+        Returns:
+            `Terms(elbo, log_likelihood, kl)`, float32 [N] each, in nats; elbo is
+            log_likelihood - kl, higher is better.
+        """
+        images, seed = self._images(x), checks.seed(seed)
+        stream, size = noise.Stream.TEST_LATENTS, self.latent_dim
+
+        def block(rows: tf.Tensor, start: tf.Tensor) -> Terms:
+            draws = noise.normal(seed, stream, rows=len(rows), size=size, row=start[0])
+            return self.bound(data.to_pixels(rows, None, "none"), draws)[1]
+
+        return Terms(*_in_blocks(block, images, np.arange(len(images))))
+
+    def _images(self, x: Any, name: str = "x") -> np.ndarray:
+        images = checks.images(x, name, shape=self.image_shape if self.built else None)
+        if not self.built:
+            self.build((None, *images.shape[1:]))
+        return images
+
+    def _require_built(self, method: str) -> None:
+        if not self.built:
+            raise checks.InputError(
+                f"{method} needs to know the images' shape. Received: a model that saw no images. "
+                "Call fit or build((None, H, W, C)) first."
+            )
+
+    # ---------------------------------------------------------------------------- training
+
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        *,
+        steps_per_execution: int | str = "auto",
+        jit_compile: bool | str = "auto",
+        run_eagerly: bool = False,
+    ) -> None:
+        """Prepares training; the defaults are the fast ones.
+
+        Args:
+            optimizer: a Keras optimizer or its name. Default "adam".
+            steps_per_execution: batches a compiled call, or "auto": about 2,000 images when `fit`
+                gets arrays, one batch when it gets a dataset. Default "auto".
+            jit_compile: whether XLA compiles the step; noise is drawn outside either way.
+                "auto" leaves networks with convolutions to oneDNN on a CPU. Default "auto".
+            run_eagerly: runs Python for every step, for debugging. Default False.
+        """
+        self._auto_steps = steps_per_execution == "auto"
+        self._compile_arguments = {
+            "steps_per_execution": steps_per_execution,
+            "jit_compile": jit_compile,
+            "run_eagerly": run_eagerly,
+        }
+        # Keras' own jit_compile would pull the noise into the kernel: see `_kernel`.
+        super().compile(
+            optimizer=optimizer,
+            jit_compile=False,
+            run_eagerly=run_eagerly,
+            steps_per_execution=1 if self._auto_steps else steps_per_execution,
+        )
+        use_xla = self._xla_pays() if jit_compile == "auto" else jit_compile
+        if run_eagerly:
+            self._step_kernel, self._stack_kernel = self._one_step, self._many_steps
+        else:
+            self._step_kernel, self._stack_kernel = (
+                tf.function(f, jit_compile=use_xla, reduce_retracing=False)
+                for f in (self._one_step, self._many_steps)
+            )
+
+    def get_compile_config(self) -> dict[str, Any]:
+        if not self.compiled:
+            return {}
+        optimizer = keras.saving.serialize_keras_object(self.optimizer)
+        return {"optimizer": optimizer, **self._compile_arguments}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        config = dict(config)
+        self.compile(keras.saving.deserialize_keras_object(config.pop("optimizer")), **config)
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def _xla_pays(self) -> bool:
+        # XLA's convolutions on a CPU are several times slower than oneDNN's.
+        layers = [*self.encoder._flatten_layers(), *self.decoder._flatten_layers()]
+        convolves = any(
+            isinstance(layer, keras.layers.Layer) and _is_conv(layer) for layer in layers
+        )
+        return not convolves or bool(tf.config.list_physical_devices("GPU"))
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return list(self._trackers.values())
+
+    def reset_metrics(self) -> None:
+        super().reset_metrics()
+        self._test_row.assign(0)
+
+    def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
+        """Ascends the objective on one batch; the noise is keyed by (seed, step, row)."""
+        images, weights = self._unpack(batch)
+        draws = self._train_draws(tf.shape(images)[0], self.optimizer.iterations)
+        self._track(self._step_kernel(images, weights, draws, training=True))
+        return self.get_metrics_result()
+
+    def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
+        """Measures one batch; the noise is keyed by (seed, the row's place in the data)."""
+        images, weights = self._unpack(batch)
+        draws = self._test_draws(tf.shape(images)[0])
+        self._track(self._step_kernel(images, weights, draws, training=False))
+        return self.get_metrics_result()
+
+    def _train_stack(self, stack: data.Stack) -> dict[str, tf.Tensor]:
+        """Does `train_step` for every batch of a stack in one compiled call."""
+        steps, rows = stack.weights.shape
+        first = tf.identity(self.optimizer.iterations)
+        draws = [self._train_draws(rows, first + index) for index in range(steps)]
+        draws = tf.nest.map_structure(lambda *parts: tf.stack(parts), *draws)
+        self._track(self._stack_kernel(stack, draws, training=True))
+        return self.get_metrics_result()
+
+    def _test_stack(self, stack: data.Stack) -> dict[str, tf.Tensor]:
+        """Does `test_step` for every batch of a stack in one compiled call."""
+        steps, rows = stack.weights.shape
+        draws = tf.nest.map_structure(
+            lambda part: tf.reshape(part, [steps, rows, *part.shape[1:]]),
+            self._test_draws(steps * rows),
+        )
+        self._track(self._stack_kernel(stack, draws, training=False))
+        return self.get_metrics_result()
+
+    def _train_draws(self, rows: int | tf.Tensor, step: tf.Tensor) -> _Draws:
+        streams = noise.Stream.TRAIN_PIXELS, noise.Stream.TRAIN_LATENTS
+        return self._draws(streams, rows, step=step)
+
+    def _test_draws(self, rows: int | tf.Tensor) -> _Draws:
+        streams = noise.Stream.TEST_PIXELS, noise.Stream.TEST_LATENTS
+        draws = self._draws(streams, rows, row=tf.identity(self._test_row))
+        self._test_row.assign_add(tf.cast(rows, tf.int64))
+        return draws
+
+    def _draws(
+        self, streams: tuple[noise.Stream, ...], rows: int | tf.Tensor, **place: tf.Tensor
+    ) -> _Draws:
+        pixels, latents = streams
+        shape = (rows, *self.image_shape)
+        if self.binarization == "dynamic":
+            bits = data.pixel_bits(self.seed, pixels, shape, **place)
+        else:
+            bits = tf.zeros(shape, tf.uint16)
+        return _Draws(
+            bits, noise.normal(self.seed, latents, rows=rows, size=self.latent_dim, **place)
+        )
+
+    def _one_step(
+        self, images: tf.Tensor, weights: tf.Tensor, draws: _Draws, training: bool
+    ) -> tf.Tensor:
+        """One batch, inside the compiled kernel.
+
+        Returns:
+            float64 [5]: the weighted sums of the terms and the loss, then the sum of weights.
+        """
+        x = data.to_pixels(images, draws.bits, self.binarization)
+        total_weight = tf.reduce_sum(weights)
+        with tf.GradientTape() as tape:
+            objective, terms = self.bound(x, draws.noise)
+            loss = -tf.math.divide_no_nan(tf.reduce_sum(weights * objective), total_weight)
+        if training:
+            gradients = tape.gradient(loss, self.trainable_variables)
+            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        sums = [tf.reduce_sum(weights * tf.stop_gradient(term)) for term in terms]
+        return tf.cast(tf.stack([*sums, loss * total_weight, total_weight]), tf.float64)
+
+    def _many_steps(self, stack: data.Stack, draws: _Draws, training: bool) -> tf.Tensor:
+        """The batches of a stack one after the other, inside one compiled kernel."""
+
+        def body(index: tf.Tensor, totals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            step_draws = _Draws(draws.bits[index], draws.noise[index])
+            images, weights = stack.images[index], stack.weights[index]
+            return index + 1, totals + self._one_step(images, weights, step_draws, training)
+
+        start = (tf.constant(0), tf.zeros(len(self._trackers) + 1, tf.float64))
+        return tf.while_loop(lambda index, _: index < stack.steps, body, start)[1]
+
+    def _track(self, totals: tf.Tensor) -> None:
+        weight = totals[-1]
+        for index, tracker in enumerate(self._trackers.values()):
+            tracker.update_state(tf.math.divide_no_nan(totals[index], weight), weight)
+
+    def _unpack(self, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        images, _, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        images = _as_images(images)
+        if not self.built:
+            self.build((None, *images.shape[1:]))
+        if images.shape[1:] != self.image_shape:
+            raise checks.InputError(
+                f"the dataset must hold images of shape {self.image_shape}, the model's. "
+                f"Received: {tuple(images.shape[1:])}. Resize them in the pipeline."
+            )
+        if images.dtype != tf.uint8:
+            rule = "float images must be finite and lie in [0, 1]: divide by 255, or pass uint8"
+            tf.debugging.Assert(tf.reduce_all((images >= 0.0) & (images <= 1.0)), [rule])
+        weights = tf.ones(tf.shape(images)[0]) if weights is None else tf.cast(weights, tf.float32)
+        return images, weights
+
+    # ------------------------------------------------------------------ fit, evaluate, predict
+
+    def make_train_function(self, force: bool = False) -> None:
+        if self.train_function is None or force:
+            self.train_function = self._per_batch_or_stack(self.train_step, self._train_stack)
+
+    def make_test_function(self, force: bool = False) -> None:
+        if self.test_function is None or force:
+            self.test_function = self._per_batch_or_stack(self.test_step, self._test_stack)
+
+    def _per_batch_or_stack(
+        self, step: Callable[[Any], Any], stack_step: Callable[[data.Stack], Any]
+    ) -> Callable[[Any], Any]:
+        """Keras' function for the user's datasets, ours for the stacks that arrays become."""
+        per_batch = self._make_function(step)
+
+        def per_stack(iterator: Iterator[data.Stack]) -> Any:
+            return stack_step(next(iterator))
+
+        if not self.run_eagerly:
+            per_stack = tf.function(per_stack, autograph=False)
+
+        def function(iterator: Any) -> Any:
+            if self.steps_to_skip > 0:
+                next(iterator)
+                self.steps_to_skip -= self.steps_per_execution
+                return self.get_metrics_result()
+            spec = getattr(iterator, "element_spec", None)
+            return (per_stack if isinstance(spec, data.Stack) else per_batch)(iterator)
+
+        return function
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: str | int = "auto",
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+    ) -> keras.callbacks.History:
+        """Trains the model; the arguments are those of `keras.Model.fit`.
+
+        Arrays are shuffled and binarized by pure functions of (seed, epoch, step, row): the same
+        call on the same model gives the same weights, bit for bit. `validation_split` and
+        `validation_data` hold arrays out as Keras does.
+
+        Args:
+            x: images [N, H, W] or [N, H, W, C], uint8 0..255 or float in [0, 1], or an `(x, y)`
+                pair of them, or a `tf.data.Dataset` of batches.
+            y: ignored.
+            batch_size: images a step, for arrays. Default 32, or all images when there are fewer.
+
+        Returns:
+            The Keras `History`.
+
+        Raises:
+            checks.InputError: for images, weights or sizes that cannot be right.
+        """
+        checks.whole_number("epochs", epochs, 1)
+        callbacks = _flat(callbacks)
+        if not any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in callbacks):
+            # Keras would append it: first, it has ended its line when others print theirs.
+            callbacks = [keras.callbacks.ProgbarLogger(), *callbacks]
+        arguments: dict[str, Any] = {
+            "epochs": epochs,
+            "verbose": verbose,
+            "callbacks": callbacks,
+            "initial_epoch": initial_epoch,
+            "steps_per_epoch": steps_per_epoch,
+            "validation_freq": validation_freq,
+            "validation_steps": validation_steps,
+            "shuffle": False,  # the pipeline has done it
+        }
+        if _is_pipeline(x):
+            self._set_steps(1)
+            if validation_data is not None and not _is_pipeline(validation_data):
+                val_x, _, val_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
+                val_images = self._images(val_x, "validation_data")
+                validation_data = _batches(val_images, val_weight, validation_batch_size or 32)
+            return super().fit(x, validation_data=validation_data, **arguments)
+
+        x, _, sample_weight = _unpack_arrays(x, sample_weight)
+        images = self._images(x)
+        weights = _weights(sample_weight, len(images))
+        if validation_split and validation_data is None:
+            images, weights, validation_data = _split(images, weights, validation_split)
+        size = _batch_size(batch_size, len(images))
+        steps = -(-len(images) // size)
+        self._set_steps(1 if steps_per_epoch else _stack_size(steps, size))
+        first_epoch = initial_epoch if steps_per_epoch is None else 0
+        dataset = self._dataset(
+            images, weights, size, self.seed if shuffle else None, first_epoch=first_epoch
+        )
+        arguments["steps_per_epoch"] = steps_per_epoch or steps
+        if validation_data is not None and not _is_pipeline(validation_data):
+            val_x, _, val_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
+            val_images = self._images(val_x, "validation_data")
+            val_size = _batch_size(validation_batch_size or size, len(val_images))
+            arguments["validation_steps"] = validation_steps or -(-len(val_images) // val_size)
+            val_weights = _weights(val_weight, len(val_images))
+            validation_data = self._dataset(val_images, val_weights, val_size, None)
+        return super().fit(dataset, validation_data=validation_data, **arguments)
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Returns the mean ELBO and its terms; the same figures for the same data, twice.
+
+        The arguments are those of `keras.Model.evaluate`; x as in `fit`. Binarization and noise
+        are keyed by (seed, row), so the batch size changes nothing beyond float error.
+        """
+        arguments = {
+            "verbose": verbose,
+            "steps": steps,
+            "callbacks": callbacks,
+            "return_dict": return_dict,
+        }
+        if _is_pipeline(x) or kwargs:  # kwargs: Keras' own call from within fit
+            return super().evaluate(x, **arguments, **kwargs)
+        x, _, sample_weight = _unpack_arrays(x, sample_weight)
+        images = self._images(x)
+        weights = _weights(sample_weight, len(images))
+        size = _batch_size(batch_size, len(images))
+        num_steps = -(-len(images) // size)
+        self._set_steps(1 if steps else _stack_size(num_steps, size))
+        dataset = self._dataset(images, weights, size, None)
+        arguments["steps"] = steps or num_steps
+        return super().evaluate(dataset, **arguments)
+
+    def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> np.ndarray:
+        """Returns pixel probabilities [N, H, W, C] through the posterior mean, as `call` does."""
+        if not _is_pipeline(x):
+            x = _unpack_arrays(x, None)[0]
+            x = self._images(x)
+            batch_size = _batch_size(batch_size, len(x))
+        return super().predict(x, batch_size=batch_size, **kwargs)
+
+    def _set_steps(self, stack_size: int) -> None:
+        if self.compiled and self._auto_steps:
+            self.steps_per_execution = 1 if self.run_eagerly else stack_size
+
+    def _dataset(
+        self,
+        images: np.ndarray,
+        weights: np.ndarray,
+        batch_size: int,
+        shuffle_seed: int | None,
+        first_epoch: int = 0,
+    ) -> tf.data.Dataset:
+        return data.stacks(
+            images, weights, batch_size, self.steps_per_execution, shuffle_seed, first_epoch
+        )
+
+
+# ------------------------------------------------------------------------------------ helpers
+
+
+def _as_images(images: Any) -> tf.Tensor:
+    """A tensor [N, H, W, C], uint8 or float32, from a batch with or without a channel axis."""
+    images = tf.convert_to_tensor(images)
+    if images.shape.rank == 3:
+        images = images[..., tf.newaxis]
+    if images.shape.rank != 4:
+        raise checks.InputError(
+            "images must have shape [N, H, W] or [N, H, W, C]. "
+            f"Received: {images.shape}. Batch the dataset, or add the missing axis."
+        )
+    return images if images.dtype == tf.uint8 else tf.cast(images, tf.float32)
+
+
+def _in_blocks(function: Callable[..., Any], *arrays: np.ndarray) -> Any:
+    """Applies a tensor function to blocks of rows and joins what it returns, as NumPy."""
+    blocks = [
+        function(*(tf.constant(array[start : start + _BLOCK]) for array in arrays))
+        for start in range(0, len(arrays[0]), _BLOCK)
+    ]
+    return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *blocks)
+
+
+def _is_pipeline(x: Any) -> bool:
+    return isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset, keras.utils.PyDataset))
+
+
+def _flat(callbacks: Any) -> list[keras.callbacks.Callback]:
+    return [callback for callback in keras.tree.flatten(callbacks) if callback is not None]
+
+
+def _is_conv(layer: keras.layers.Layer) -> bool:
+    return "Conv" in type(layer).__name__
+
+
+def _unpack_arrays(x: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+    """Accepts x, (x,), (x, y) and (x, y, sample_weight), as Keras does for datasets."""
+    if isinstance(x, tuple):
+        x, y, inner = keras.utils.unpack_x_y_sample_weight(x)
+        return x, y, inner if sample_weight is None else sample_weight
+    return x, None, sample_weight
+
+
+def _weights(sample_weight: Any, num: int) -> np.ndarray:
+    if sample_weight is None:
+        return np.ones(num, np.float32)
+    return checks.sample_weight(sample_weight, num)
+
+
+def _batch_size(value: int | None, num: int) -> int:
+    return min(32, num) if value is None else checks.batch_size(value, num)
+
+
+def _stack_size(steps: int, batch_size: int) -> int:
+    """Batches a compiled call: about _STACK_ROWS images, a divisor of the epoch's steps if any
+    is near, so that the progress bar ends where the epoch does."""
+    target = max(1, min(steps, _STACK_STEPS, _STACK_ROWS // batch_size))
+    divisor = max(size for size in range(1, target + 1) if steps % size == 0)
+    return divisor if 2 * divisor >= target else target
+
+
+def _split(
+    images: np.ndarray, weights: np.ndarray, fraction: float
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, None, np.ndarray]]:
+    if not 0.0 < fraction < 1.0:
+        raise checks.InputError(f"validation_split must lie between 0 and 1. Received: {fraction}.")
+    kept = int(len(images) * (1.0 - fraction))
+    if kept == 0 or kept == len(images):
+        raise checks.InputError(
+            "validation_split must leave images on both sides. "
+            f"Received: {fraction} of {len(images)} images."
+        )
+    return images[:kept], weights[:kept], (images[kept:], None, weights[kept:])
+
+
+def _batches(images: np.ndarray, weight: Any, batch_size: int) -> tf.data.Dataset:
+    weights = _weights(weight, len(images))
+    dataset = tf.data.Dataset.from_tensor_slices((images, np.zeros(len(images)), weights))
+    return dataset.batch(batch_size)

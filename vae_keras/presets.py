@@ -1,0 +1,99 @@
+"""The zoo: names to recipes, weights and cards. Presets are data, read and never run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vae_keras import checks
+
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network by its class name in `vae_keras.networks` and its arguments."""
+
+    name: str
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What trains a preset; `recipe.json` holds exactly these fields.
+
+    Attributes:
+        description: one line for people.
+        encoder, decoder: the networks.
+        epochs: passes over the training images.
+        batch_size: images a step.
+        learning_rate: Adam's, at its highest.
+        schedule: "cosine" falls to 0 with the last step, "constant" stays. Default "cosine".
+        warmup_steps: steps of linear rise before. Default 0.
+        binarization: "dynamic", "threshold" or "none". Default "dynamic".
+        validation: how many of the last training images are held out. Default 10000.
+        seed: of weights, order and noise. Default 0.
+    """
+
+    description: str
+    encoder: Part
+    decoder: Part
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    binarization: str = "dynamic"
+    validation: int = 10000
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the recipe as JSON-ready values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Builds a recipe from JSON values.
+
+        Raises:
+            checks.InputError: for fields that are missing or unknown.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise checks.InputError(f"a recipe has no field {unknown[0]!r}. Received: {unknown}.")
+        values = dict(values)
+        for part in ("encoder", "decoder"):
+            if part in values:
+                values[part] = Part(**values[part])
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise checks.InputError(f"a recipe needs every field. Received: {error}.") from error
+
+
+def folder() -> Path:
+    """Returns the zoo's folder: beside the package in a checkout, inside it when installed."""
+    here = Path(__file__).resolve().parent
+    inside = here / "saved_models"
+    return inside if inside.is_dir() else here.parent / "saved_models"
+
+
+def names() -> tuple[str, ...]:
+    """Returns the presets' names, sorted."""
+    return tuple(sorted(path.parent.name for path in folder().glob("*/recipe.json")))
+
+
+def load_recipe(name: str) -> Recipe:
+    """Reads a preset's recipe.
+
+    Raises:
+        checks.InputError: for a name that is not in the zoo; lists those that are.
+    """
+    checks.choice("preset", name, names())
+    with open(os.path.join(folder(), name, "recipe.json"), encoding="utf-8") as file:
+        return Recipe.from_dict(json.load(file))
