@@ -1,10 +1,14 @@
 """A variational autoencoder for Keras 3 with TensorFlow Probability distributions."""
 
+import os
+
 from vae_keras import checks
 from vae_keras._version import __version__
 
 checks.python_version()
 checks.dependencies()
+# Asked before the import too: Keras may fail to import on a backend that is not installed.
+checks.keras_backend(os.environ.get("KERAS_BACKEND", "tensorflow"))
 
 import keras  # noqa: E402
 

@@ -81,11 +81,11 @@ def read_elbo_csv(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     """
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        rows = list(reader)
-    if tuple(reader.fieldnames or ()) != COLUMNS:
+        columns, rows = tuple(reader.fieldnames or ()), list(reader)
+    if columns != COLUMNS:
         raise checks.InputError(
             f"{path} must have the columns {','.join(COLUMNS)}. "
-            f"Received: {','.join(reader.fieldnames or ['nothing'])}. Name another file."
+            f"Received: {','.join(columns) or 'nothing'}. Name another file."
         )
     return rows
 
@@ -149,7 +149,7 @@ class FigureWriter(Callback):
         if self._writer is not None:
             with self._writer.as_default(step=epoch):
                 for name, value in (logs or {}).items():
-                    tf.summary.scalar(f"epoch_{name}", value)
+                    _write_summary("scalars", f"epoch_{name}", tf.cast(value, tf.float32))
         done = epoch + 1
         if self.epochs is not None and done not in self.epochs:
             return
@@ -163,9 +163,18 @@ class FigureWriter(Callback):
             if self._writer is not None:
                 canvas = figures.tile(images, rows, self.columns)
                 with self._writer.as_default(step=epoch):
-                    tf.summary.image(name, canvas[np.newaxis])
+                    png = tf.io.encode_png(np.uint8(np.rint(canvas * 255.0)))
+                    height, width = canvas.shape[:2]
+                    _write_summary("images", name, tf.stack([str(width), str(height), png]))
 
     def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _write_summary(plugin: str, name: str, value: tf.Tensor) -> None:
+    """Writes what `tf.summary.scalar` and `image` write, which need TensorBoard installed."""
+    metadata = tf.compat.v1.SummaryMetadata()
+    metadata.plugin_data.plugin_name = plugin
+    tf.summary.write(name, value, metadata=metadata)

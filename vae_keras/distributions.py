@@ -26,7 +26,11 @@ class Bernoulli(tfd.Bernoulli):
     """
 
     def _log_prob(self, x: tf.Tensor) -> tf.Tensor:
-        return _bernoulli_log_prob(tf.cast(x, self.logits.dtype), self.logits)
+        x, logits = tf.cast(x, self.logits.dtype), self.logits
+        if x.shape != logits.shape:  # the gradient below is of the operands' own shape
+            shape = tf.broadcast_dynamic_shape(tf.shape(x), tf.shape(logits))
+            x, logits = tf.broadcast_to(x, shape), tf.broadcast_to(logits, shape)
+        return _bernoulli_log_prob(x, logits)
 
 
 @tf.custom_gradient

@@ -20,7 +20,6 @@ import tensorflow as tf
 
 from vae_keras import checks, noise
 from vae_keras.model import VAE
-from vae_keras.objectives import Terms
 
 ACTIVE_THRESHOLD = 0.01  # nats aside: Burda et al.'s variance of a posterior mean over the data
 CURVE = (1, 10, 100, 1000, 5000)
@@ -194,18 +193,18 @@ def evaluate_elbo(model: VAE, x: Any, num_draws: int = 1, *, seed: int = 0) -> E
     seed = checks.seed(seed)
     started = time.perf_counter()
 
-    @tf.function(autograph=False)
-    def terms(rows: tf.Tensor, identity: tf.Tensor) -> Terms:
-        draws = _keyed_noise(model, seed, identity, num_draws, tf.constant(0))  # [N, S, L]
-        values = [model.bound(rows, draws[:, index])[1] for index in range(num_draws)]
-        return Terms(*(tf.add_n(list(parts)) / num_draws for parts in zip(*values, strict=True)))
-
+    draw_noise = tf.function(
+        lambda identity: _keyed_noise(model, seed, identity, num_draws, tf.constant(0)),
+        autograph=False,
+    )
+    bound = tf.function(lambda rows, draws: model.bound(rows, draws)[1], autograph=False)
     blocks = []
     for start in range(0, len(images), 1000):
         rows = images[start : start + 1000]
-        identity = tf.constant([_identity(row) for row in rows])
-        blocks.append([part.numpy() for part in terms(tf.constant(rows), identity)])
-    elbo, log_likelihood, kl = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        draws = draw_noise(tf.constant([_identity(row) for row in rows]))  # [N, S, L]
+        terms = [bound(tf.constant(rows), draws[:, index]) for index in range(num_draws)]
+        blocks.append(np.mean(terms, axis=0, dtype=np.float64))  # [3, N]
+    elbo, log_likelihood, kl = np.concatenate(blocks, axis=1)
     return ElboTerms(
         elbo=Estimate.of(elbo),
         rate=Estimate.of(kl),

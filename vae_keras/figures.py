@@ -40,6 +40,8 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 
     The same figure gives the same bytes: no date, no version is written into the file.
     """
+    figure.draw_without_rendering()  # lays it out, once: a second pass would move a grid a little
+    figure.set_layout_engine("none")
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
 
@@ -192,6 +194,6 @@ def _class_colours(count: int) -> list:
 
 
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -105,6 +105,11 @@ class VAE(keras.Model):
             checks.InputError: when encoder and decoder do not fit each other.
         """
         shape = (None, *input_shape[1:])
+        if len(shape) != 4:
+            raise checks.InputError(
+                "images and the decoder's logits must have shape [N, H, W, C]. "
+                f"Received: {shape}. Reshape the decoder's output to the images' shape."
+            )
         parameters = self.encoder.compute_output_shape(shape)
         if len(parameters) != 2 or parameters[-1] is None or parameters[-1] % 2:
             raise checks.InputError(

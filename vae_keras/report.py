@@ -119,7 +119,7 @@ def page(
         "<h2>Figures</h2>",
         shown,
         "<h2>The ELBO of each epoch</h2>",
-        _table(("epoch", "the report", *_CURVE), [_epoch_row(row) for row in rows]),
+        _table(("epoch", "the report", *_CURVE), _epoch_rows(rows)),
         _neighbours(metrics.get("latent_classes", {})),
         "<h2>Configuration</h2>",
         _table(("field", "value"), _flatten(config)),
@@ -195,11 +195,17 @@ def _metric_row(entry: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _epoch_row(row: Mapping[str, str]) -> list[str]:
-    epoch = int(row["epoch"])
-    report = figures.REPORT_ELBO
-    known = f"{report[epoch]:.3f}" if epoch < len(report) else ""
-    return [row["epoch"], known, *(f"{float(row[c]):.3f}" if row[c] else "" for c in _CURVE)]
+def _epoch_rows(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """The run's epochs beside the report's, also those that only one of the two has."""
+    report = {str(epoch): f"{value:.3f}" for epoch, value in enumerate(figures.REPORT_ELBO)}
+    run = {row["epoch"]: [_rounded(row[name]) for name in _CURVE] for row in rows}
+    epochs = sorted({*report, *run}, key=int)
+    blank = [""] * len(_CURVE)
+    return [[epoch, report.get(epoch, ""), *run.get(epoch, blank)] for epoch in epochs]
+
+
+def _rounded(value: str) -> str:
+    return f"{float(value):.3f}" if value else ""
 
 
 def _neighbours(classes: Mapping[str, Any]) -> str:

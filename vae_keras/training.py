@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -107,13 +108,15 @@ def train(config: TrainConfig) -> Path:
     """
     recipe, folder = config.recipe(), config.folder()
     with _Signals() as signals:
-        _claim(folder, {"preset": config.preset, "data": config.data} | recipe.to_dict(), config)
-        if (folder / "report.html").exists():
+        wanted = {"preset": config.preset, "data": config.data} | recipe.to_dict()
+        _check_folder(folder, wanted, config.overwrite)
+        if not config.overwrite and (folder / "report.html").exists():
             print(f"{folder} is complete. To train it anew, pass --overwrite.")
             return folder
         print("Loading training data...", flush=True)
         images = load_images(config.data)
         _check_sizes(recipe, len(images.x_train))
+        _claim(folder, wanted, config.overwrite)
         model = build_model(recipe, images.x_train.shape[1:], len(images.x_train))
         try:
             _fit(model, recipe, images, folder, signals)
@@ -188,41 +191,55 @@ def _schedule(recipe: presets.Recipe, steps: int) -> float | Any:
 # --------------------------------------------------------------------------------- the stages
 
 
-def _claim(folder: Path, wanted: dict[str, Any], config: TrainConfig) -> None:
-    """Makes the folder this configuration's, or refuses."""
-    path = folder / "config.json"
+def _check_folder(folder: Path, wanted: dict[str, Any], overwrite: bool) -> None:
+    """Refuses a folder that is not this configuration's; reads only."""
     try:
-        if path.exists():
-            held = json.loads(path.read_text(encoding="utf-8"))
-            if held == wanted:
-                if not config.overwrite:
-                    return
-            elif not config.overwrite:
-                changed = sorted(
-                    name for name in {*held, *wanted} if held.get(name) != wanted.get(name)
-                )
-                raise checks.InputError(
-                    f"a run folder holds one configuration. Received: {folder}, which holds "
-                    f"another {', '.join(changed)}. Pass --overwrite, or another --workdir."
-                )
-            _empty(folder)
-        elif folder.exists() and any(folder.iterdir()):
-            raise checks.InputError(
-                f"a new run needs an empty folder. Received: {folder}, which holds other files. "
-                "Name another --workdir."
-            )
-        files.write_json(path, wanted)
+        held = _held(folder)
+        others = held is None and folder.exists() and any(folder.iterdir())
+        ground = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not (ground.is_dir() and os.access(ground, os.W_OK)):
+            raise NotADirectoryError(f"no folder can be made in {ground}")
     except (OSError, json.JSONDecodeError) as error:
+        raise _unusable(folder, error) from error
+    if others:
         raise checks.InputError(
-            f"the run folder must be readable and writable. Received: {folder} ({error}). "
+            f"a new run needs an empty folder. Received: {folder}, which holds other files. "
             "Name another --workdir."
-        ) from error
+        )
+    if held is not None and held != wanted and not overwrite:
+        changed = sorted(name for name in {*held, *wanted} if held.get(name) != wanted.get(name))
+        raise checks.InputError(
+            f"a run folder holds one configuration. Received: {folder}, which holds another "
+            f"{', '.join(changed)}. Pass --overwrite, or another --workdir."
+        )
+
+
+def _claim(folder: Path, wanted: dict[str, Any], overwrite: bool) -> None:
+    """Makes the folder this configuration's; one that went through `_check_folder`."""
+    try:
+        if _held(folder) is not None:
+            if not overwrite:
+                return
+            _empty(folder)
+        files.write_json(folder / "config.json", wanted)
+    except OSError as error:
+        raise _unusable(folder, error) from error
+
+
+def _held(folder: Path) -> dict[str, Any] | None:
+    path = folder / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _unusable(folder: Path, error: Exception) -> checks.InputError:
+    return checks.InputError(
+        f"the run folder must be readable and writable. Received: {folder} ({error}). "
+        "Name another --workdir."
+    )
 
 
 def _empty(folder: Path) -> None:
     """Removes what runs write, and nothing else."""
-    import shutil
-
     # The configuration goes last: until then a second try still knows the folder for a run's.
     for name in ("report.html", "metrics.json", "model.keras", "elbo.csv"):
         (folder / name).unlink(missing_ok=True)

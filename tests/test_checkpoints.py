@@ -1,0 +1,136 @@
+"""Checkpoints: whole, hashed, the last two kept, and a run that goes on bit for bit."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from tests.conftest import small_vae
+from vae_keras import callbacks, checkpoints, checks
+
+
+def progress(epoch=1, step=0):
+    return checkpoints.Progress(epoch, step, [1.25] if step else [], [{"epoch": "0"}])
+
+
+def variables(vae):
+    return [np.array(v) for v in (*vae.variables, *vae.optimizer.variables)]
+
+
+@pytest.fixture
+def saved(tmp_path, digits):
+    """A trained model and its three checkpoints, of which two are left."""
+    vae = small_vae()
+    vae.fit(digits, batch_size=20, verbose=0)
+    for epoch in (1, 2, 3):
+        checkpoints.save(tmp_path, vae, progress(epoch))
+    return vae, tmp_path
+
+
+def empty():
+    vae = small_vae(seed=9)
+    vae.optimizer.build(vae.trainable_variables)
+    return vae
+
+
+def test_the_last_two_are_kept(saved):
+    _, folder = saved
+    names = sorted(path.name for path in folder.iterdir())
+    assert [name for name in names if name.endswith(".json")] == [
+        "epoch-00002-step-0000000.json",
+        "epoch-00003-step-0000000.json",
+    ]
+    assert len(names) == 4
+
+
+def test_restore_gives_weights_optimizer_and_progress_back(saved):
+    vae, folder = saved
+    other = empty()
+    assert checkpoints.restore(folder, other) == progress(3)
+    for a, b in zip(variables(other), variables(vae), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert int(other.optimizer.iterations) == 3
+
+
+def test_nothing_to_restore_is_none(tmp_path):
+    assert checkpoints.restore(tmp_path / "none", empty()) is None
+
+
+@pytest.mark.parametrize("kind", ["weights", "json", "missing weights", "wrong hash"])
+def test_a_damaged_newest_falls_back_with_a_warning(saved, kind):
+    _, folder = saved
+    weights = folder / "epoch-00003-step-0000000.weights.h5"
+    text = folder / "epoch-00003-step-0000000.json"
+    if kind == "weights":
+        content = bytearray(weights.read_bytes())
+        content[len(content) // 2] ^= 1
+        weights.write_bytes(content)
+    elif kind == "json":
+        text.write_text(text.read_text()[:-10])
+    elif kind == "missing weights":
+        weights.unlink()
+    else:
+        text.write_text(json.dumps(json.loads(text.read_text()) | {"sha256": "0" * 64}))
+    with pytest.warns(UserWarning, match="epoch-00003-step-0000000 is damaged"):
+        assert checkpoints.restore(folder, empty()).epoch == 2
+
+
+def test_all_damaged_is_an_error_and_nothing_is_overwritten(saved):
+    _, folder = saved
+    for path in folder.glob("*.h5"):
+        path.write_bytes(b"rubbish")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with (
+        pytest.warns(UserWarning, match="damaged"),
+        pytest.raises(checks.InputError, match="all damaged"),
+    ):
+        checkpoints.restore(folder, empty())
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 7, 9, 10])
+def test_a_stopped_run_goes_on_bit_for_bit(digits, tmp_path, stop_after):
+    """Stops after some compiled call, mid-epoch or at an epoch's end, and resumes elsewhere."""
+
+    def run(vae, folder, should_stop=lambda: False):
+        state = checkpoints.restore(folder, vae)
+        rows = state.rows if state else []
+        if rows:
+            callbacks.write_elbo_csv(folder / "elbo.csv", rows)
+        writer = callbacks.ELBOWriter(folder / "elbo.csv", append=bool(rows))
+        checkpointer = checkpoints.Checkpointer(
+            folder, rows=lambda: writer.rows, progress=state, should_stop=should_stop
+        )
+        vae.fit(
+            digits,
+            batch_size=10,
+            epochs=3,
+            initial_epoch=state.epoch if state else 0,
+            validation_data=digits[:20],
+            callbacks=[writer, checkpointer],
+            verbose=0,
+        )
+        return writer.rows
+
+    def fresh(seed):
+        vae = small_vae(seed=0)
+        vae.compile(keras.optimizers.Adam(0.01), steps_per_execution=2, jit_compile=False)
+        vae.optimizer.build(vae.trainable_variables)
+        if seed:
+            vae.set_weights([w + 1.0 for w in vae.get_weights()])
+        return vae
+
+    def figures(rows):
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+    whole = fresh(0)
+    expected = run(whole, tmp_path / "whole")
+    asked = iter(range(100))
+    with pytest.raises(checkpoints.Stopped):
+        run(fresh(0), tmp_path / "cut", should_stop=lambda: next(asked) == stop_after)
+    resumed = fresh(1)
+    rows = run(resumed, tmp_path / "cut")
+    assert figures(rows) == figures(expected)
+    for a, b in zip(variables(resumed), variables(whole), strict=True):
+        np.testing.assert_array_equal(a, b)

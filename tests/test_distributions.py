@@ -1,0 +1,203 @@
+"""Prior, posterior and likelihood against TFP, closed forms and Monte Carlo."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from vae_keras import distributions
+from vae_keras.distributions import SCALE_FLOOR, Bernoulli, tfd
+
+compiled = pytest.mark.parametrize("jit_compile", [False, True], ids=["plain", "xla"])
+
+POSTERIORS = [(0.0, 1.0), (1.5, 0.3), (-3.0, 2.0), (0.1, 0.01)]  # loc, scale
+
+
+def log_prob_and_gradients(kind, x, logits):
+    """Value and gradients of sum(weight * log_prob), the weights all different."""
+    x, logits = tf.cast(x, tf.float32), tf.cast(logits, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch([x, logits])
+        value = kind(logits=logits, dtype=tf.float32).log_prob(x)
+        weight = tf.reshape(tf.linspace(1.0, 2.0, tf.size(value)), tf.shape(value))
+        total = tf.reduce_sum(weight * value)
+    return value, *tape.gradient(total, [x, logits])
+
+
+def posterior(loc: float, scale: float, rows: int = 1) -> tfd.Distribution:
+    """A posterior over two latents with this loc and scale."""
+    raw = np.log(np.expm1(scale - SCALE_FLOOR))
+    return distributions.posterior(tf.tile([[loc, loc, raw, raw]], [rows, 1]))
+
+
+def normal_kl(loc: float, scale: float) -> float:
+    """KL of two independent normals to the standard normal."""
+    return 2 * (0.5 * (loc**2 + scale**2 - 1.0) - np.log(scale))
+
+
+# --------------------------------------------------------------------------------- likelihood
+
+
+@compiled
+def test_log_prob_and_gradients_are_those_of_tfp(jit_compile):
+    ours, theirs = (
+        tf.function(functools.partial(log_prob_and_gradients, kind), jit_compile=jit_compile)
+        for kind in (Bernoulli, tfp.distributions.Bernoulli)
+    )
+    for seed in (0, 1):  # the second call runs what the first one compiled
+        rng = np.random.default_rng(seed)
+        logits = rng.uniform(-80, 80, (4, 500)).astype(np.float32)
+        logits[0, :3] = 0.0, -80.0, 80.0
+        x = rng.choice(np.array([0.0, 0.3, 1.0], np.float32), logits.shape)
+        for our, their in zip(ours(x, logits), theirs(x, logits), strict=True):
+            np.testing.assert_allclose(our, their, rtol=2e-6, atol=1e-6)
+
+
+@compiled
+@pytest.mark.parametrize("x", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("logit", [-1e4, -200.0, 200.0, 1e4])
+def test_log_prob_and_gradients_hold_at_extreme_logits(jit_compile, x, logit):
+    evaluate = tf.function(
+        lambda: log_prob_and_gradients(Bernoulli, [x], [logit]), jit_compile=jit_compile
+    )
+    value, x_gradient, logit_gradient = evaluate()
+    # softplus is max(0, logit) there, sigmoid 0 or 1
+    np.testing.assert_allclose(value, [x * logit - max(0.0, logit)], rtol=1e-6)
+    np.testing.assert_allclose(x_gradient, [logit], rtol=1e-6)
+    np.testing.assert_allclose(logit_gradient, [x - (logit > 0)], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "logits_shape"), [((3, 4), (4,)), ((3, 4), (1, 4)), ((4,), (3, 4)), ((1,), (3, 4))]
+)
+def test_gradients_are_those_of_tfp_where_shapes_broadcast(x_shape, logits_shape):
+    rng = np.random.default_rng(0)
+    x, logits = rng.random(x_shape), rng.normal(size=logits_shape)
+    ours = log_prob_and_gradients(Bernoulli, x, logits)
+    theirs = log_prob_and_gradients(tfp.distributions.Bernoulli, x, logits)
+    for our, their in zip(ours, theirs, strict=True):
+        assert our.shape == their.shape
+        np.testing.assert_allclose(our, their, rtol=1e-5, atol=1e-6)
+
+
+def test_probabilities_of_both_pixels_add_up_to_one():
+    pixel = Bernoulli(logits=tf.linspace(-20.0, 20.0, 101))
+    np.testing.assert_allclose(pixel.prob(0.0) + pixel.prob(1.0), np.ones(101), rtol=1e-6)
+    np.testing.assert_allclose(pixel.prob(1.0), pixel.mean(), rtol=1e-5)
+
+
+def test_integer_pixels_are_taken():
+    logits = tf.constant([0.5, -1.0])
+    integers = Bernoulli(logits=logits).log_prob(tf.constant([1, 0]))
+    np.testing.assert_array_equal(integers, Bernoulli(logits=logits).log_prob([1.0, 0.0]))
+
+
+@pytest.mark.parametrize("batch", [(5,), (2, 5)])
+def test_an_image_is_one_event_of_the_likelihood(batch):
+    logits = tf.random.stateless_normal([*batch, 4, 3, 2], seed=[0, 0])
+    likelihood = distributions.likelihood(logits)
+    assert likelihood.event_shape == (4, 3, 2)
+    assert likelihood.batch_shape == batch
+    x = tf.cast(logits > 0.3, tf.float32)
+    pixels = tfp.distributions.Bernoulli(logits=logits).log_prob(x)
+    np.testing.assert_allclose(
+        likelihood.log_prob(x), tf.reduce_sum(pixels, [-3, -2, -1]), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_low_precision_networks_get_float32_distributions(dtype):
+    logits = distributions.likelihood(tf.zeros([1, 2, 2, 1], dtype)).distribution.logits
+    normal = distributions.posterior(tf.zeros([1, 4], dtype)).distribution
+    assert logits.dtype == normal.loc.dtype == normal.scale.dtype == tf.float32
+
+
+# ---------------------------------------------------------------------------------- posterior
+
+
+def test_the_posterior_splits_loc_from_raw_scale():
+    parameters = np.array([[1.0, 2.0, 3.0, -1.0, 0.0, 20.0]], np.float32)
+    posterior = distributions.posterior(parameters)
+    np.testing.assert_array_equal(posterior.distribution.loc, [[1.0, 2.0, 3.0]])
+    np.testing.assert_allclose(
+        posterior.distribution.scale, np.log1p(np.exp([[-1.0, 0.0, 20.0]])) + 1e-4, rtol=1e-6
+    )
+    assert posterior.batch_shape == (1,)
+    assert posterior.event_shape == (3,)
+
+
+def test_the_scale_stays_at_its_floor_where_softplus_underflows():
+    for raw in (-100.0, -1e4, -3e38):
+        posterior = distributions.posterior([[0.0, raw]])
+        assert posterior.distribution.scale.numpy() == np.float32(SCALE_FLOOR)
+        kl = distributions.kl_divergence(posterior, distributions.StandardNormal().distribution(1))
+        np.testing.assert_allclose(kl, [-0.5 - np.log(SCALE_FLOOR)], rtol=1e-5)
+
+
+def test_reparameterized_draws_have_the_posteriors_moments():
+    noise = np.random.default_rng(0).standard_normal((40000, 2)).astype(np.float32)
+    z = distributions.reparameterize(posterior(1.5, 0.3), noise).numpy()
+    np.testing.assert_allclose(z.mean(0), [1.5, 1.5], atol=4 * 0.3 / np.sqrt(40000))
+    np.testing.assert_allclose(z.std(0), [0.3, 0.3], atol=4 * 0.3 / np.sqrt(2 * 40000))
+
+
+def test_reparameterized_draws_take_a_leading_axis():
+    noise = tf.random.stateless_normal([7, 5, 2], seed=[0, 0])
+    z = distributions.reparameterize(posterior(1.5, 0.3, rows=5), noise)
+    np.testing.assert_allclose(z, 1.5 + 0.3 * noise, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_of_a_draw_is_one_for_loc_and_the_noise_for_scale():
+    loc, scale = tf.constant([[0.5, -2.0]]), tf.constant([[0.1, 3.0]])
+    noise = tf.constant([[1.7, -0.4]])
+    with tf.GradientTape() as tape:
+        tape.watch([loc, scale])
+        z = distributions.reparameterize(tfd.Independent(tfd.Normal(loc, scale), 1), noise)
+    by_loc, by_scale = tape.gradient(z, [loc, scale])
+    np.testing.assert_array_equal(by_loc, [[1.0, 1.0]])
+    np.testing.assert_array_equal(by_scale, noise)
+
+
+# ------------------------------------------------------------------------------ prior and KL
+
+
+def test_the_prior_is_the_standard_normal():
+    prior = distributions.StandardNormal().distribution(3)
+    z = np.array([[0.0, 0.0, 0.0], [1.0, -2.0, 0.5]], np.float32)
+    expected = -0.5 * (z**2).sum(1) - 1.5 * np.log(2 * np.pi)
+    assert prior.event_shape == (3,)
+    np.testing.assert_allclose(prior.log_prob(z), expected, rtol=1e-6)
+
+
+def test_the_prior_comes_back_from_its_configuration():
+    serialized = keras.saving.serialize_keras_object(distributions.StandardNormal())
+    again = keras.saving.deserialize_keras_object(serialized)
+    assert type(again) is distributions.StandardNormal
+
+
+@pytest.mark.parametrize(("loc", "scale"), POSTERIORS)
+def test_the_kl_is_the_closed_form(loc, scale):
+    prior = distributions.StandardNormal().distribution(2)
+    kl = distributions.kl_divergence(posterior(loc, scale, rows=3), prior)
+    np.testing.assert_allclose(kl, [normal_kl(loc, scale)] * 3, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("loc", "scale"), POSTERIORS)
+def test_the_kl_is_what_monte_carlo_measures(loc, scale):
+    q, prior = posterior(loc, scale), distributions.StandardNormal().distribution(2)
+    noise = np.random.default_rng(0).standard_normal((20000, 1, 2)).astype(np.float32)
+    z = distributions.reparameterize(q, noise)
+    ratios = (q.log_prob(z) - prior.log_prob(z)).numpy().astype(np.float64)
+    error = ratios.std() / np.sqrt(ratios.size)
+    kl = float(distributions.kl_divergence(q, prior)[0])
+    assert abs(ratios.mean() - kl) < 4 * error + 1e-5
+
+
+def test_the_kl_is_zero_at_the_prior_alone():
+    prior = distributions.StandardNormal().distribution(2)
+    assert float(distributions.kl_divergence(posterior(0.0, 1.0), prior)[0]) < 1e-6
+    for loc, scale in POSTERIORS[1:]:
+        assert float(distributions.kl_divergence(posterior(loc, scale), prior)[0]) > 0.1

@@ -1,0 +1,212 @@
+"""Likelihood figures against models whose log p(x) is known exactly."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import small_vae
+from vae_keras import VAE, MLPDecoder, MLPEncoder, checks, evaluation
+from vae_keras.distributions import tfd
+
+SHAPE = (3, 3, 1)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(1).integers(0, 2, (24, *SHAPE)).astype(np.float32)
+
+
+def bent(vae: VAE, seed: int = 0) -> VAE:
+    """Moves all weights away from their small beginnings, so that the posterior is not exact."""
+    rng = np.random.default_rng(seed)
+    vae.set_weights([rng.normal(0.0, 0.7, w.shape).astype(np.float32) for w in vae.get_weights()])
+    return vae
+
+
+@pytest.fixture(scope="module")
+def planar() -> VAE:
+    """A Bernoulli decoder with a two-dimensional latent, and a posterior wider than the true one.
+
+    A narrow posterior would give weights of unbounded variance, where no standard error holds.
+    """
+    vae = bent(VAE(MLPEncoder(2, hidden=(6,)), MLPDecoder(SHAPE, hidden=(6,))))
+    *hidden, kernel, _ = vae.encoder.get_weights()
+    vae.encoder.set_weights([*hidden, 0.3 * kernel, np.array([0, 0, 1, 1], np.float32)])
+    return vae
+
+
+def by_quadrature(vae: VAE, x: np.ndarray) -> np.ndarray:
+    """log p(x) on a grid: the trapezoid rule is exact to far below float error here."""
+    line = np.linspace(-7.0, 7.0, 281)
+    z = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
+    logits = vae.decoder(z.astype(np.float32)).numpy().astype(np.float64).reshape(len(z), -1)
+    pixels = x.reshape(len(x), -1)
+    log_likelihood = pixels @ logits.T - np.logaddexp(0.0, logits).sum(-1)
+    log_prior = -0.5 * (z**2).sum(-1) - np.log(2 * np.pi)
+    return np.logaddexp.reduce(log_likelihood + log_prior, axis=1) + 2 * np.log(line[1] - line[0])
+
+
+def test_estimate_converges_to_the_truth_by_quadrature(planar, x):
+    truth = by_quadrature(planar, x)
+    result = evaluation.estimate_log_likelihood(planar, x, 5000, verbose=False)
+    # Monte Carlo error of each image's estimate, from its effective sample size.
+    spread = 1.0 / np.sqrt(result.effective_sample_size)
+    assert np.abs((result.estimate.per_example - truth) / spread).max() < 5.0
+    error = np.sqrt((spread**2).sum()) / len(x)
+    assert abs(result.estimate.mean - truth.mean()) < 4.0 * error
+
+
+def test_bounds_are_ordered(planar, x):
+    truth = by_quadrature(planar, x).mean()
+    curve = evaluation.estimate_log_likelihood(planar, x, 5000, verbose=False).curve
+    means = [curve[k].mean for k in (1, 10, 100, 1000)]
+    elbo = evaluation.evaluate_elbo(planar, x, 200).elbo.mean
+    assert means == sorted(means)
+    assert means[0] == pytest.approx(elbo, abs=0.05)
+    assert means[-1] <= truth + 1e-3
+    assert list(curve) == [1, 10, 100, 1000, 5000]
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class LinearGaussian(VAE):
+    """p(z) = N(0, I), p(x | z) = N(W z + b, I / 4): log p(x) is a normal density."""
+
+    def likelihood(self, latents: tf.Tensor) -> tfd.Distribution:
+        return tfd.Independent(tfd.Normal(self.decoder(latents), 0.5), 3)
+
+
+def test_estimate_converges_to_the_truth_of_a_linear_gaussian(x):
+    vae = bent(LinearGaussian(MLPEncoder(2, hidden=()), MLPDecoder(SHAPE, hidden=())), seed=3)
+    kernel, bias = (weight.numpy().astype(np.float64) for weight in vae.decoder.weights)
+    # The exact posterior: then every weight is log p(x), and the ELBO is tight.
+    precision = np.eye(2) + 4.0 * kernel @ kernel.T
+    covariance = kernel.T @ kernel + 0.25 * np.eye(len(bias))
+    gap = x.reshape(len(x), -1) - bias
+    solved = np.linalg.solve(covariance, gap.T).T
+    _, log_det = np.linalg.slogdet(2 * np.pi * covariance)
+    truth = -0.5 * ((gap * solved).sum(-1) + log_det)
+    mean_map = 4.0 * np.linalg.solve(precision, kernel)
+    scale = 1.2 / np.sqrt(np.diag(precision))  # wider than the exact one: weights stay bounded
+    raw = np.log(np.expm1(scale - 1e-4))
+    vae.encoder.set_weights(
+        [
+            np.concatenate([mean_map.T, np.zeros_like(mean_map.T)], 1).astype(np.float32),
+            np.concatenate([-mean_map @ bias, raw]).astype(np.float32),
+        ]
+    )
+    result = evaluation.estimate_log_likelihood(vae, x, 5000, verbose=False)
+    spread = np.maximum(1.0 / np.sqrt(result.effective_sample_size), 1e-3)
+    assert np.abs((result.estimate.per_example - truth) / spread).max() < 5.0
+    assert evaluation.evaluate_elbo(vae, x, 50).elbo.mean < truth.mean()
+
+
+def test_order_chunks_and_batches_change_nothing(planar, x):
+    expected = evaluation.estimate_log_likelihood(planar, x, 120, verbose=False)
+    order = np.random.default_rng(0).permutation(len(x))
+    permuted = evaluation.estimate_log_likelihood(planar, x[order], 120, verbose=False)
+    np.testing.assert_allclose(
+        permuted.estimate.per_example, expected.estimate.per_example[order], rtol=1e-5
+    )
+    for chunk, batch in ((7, 5), (120, 1), (50, 24), (1000, 1000)):
+        other = evaluation.estimate_log_likelihood(
+            planar, x, 120, chunk_size=chunk, batch_size=batch, verbose=False
+        )
+        for k in (1, 10, 100, 120):
+            np.testing.assert_allclose(
+                other.curve[k].per_example, expected.curve[k].per_example, rtol=1e-5
+            )
+        np.testing.assert_allclose(
+            other.effective_sample_size, expected.effective_sample_size, rtol=1e-4
+        )
+
+
+def test_seeds_reproduce_and_differ(planar, x):
+    def estimate(seed):
+        result = evaluation.estimate_log_likelihood(planar, x, 20, seed=seed, verbose=False)
+        return result.estimate.mean
+
+    assert estimate(0) == estimate(0)
+    assert estimate(0) != estimate(1)
+
+
+def test_one_sample_is_the_elbo_draw_and_its_size_is_one(planar, x):
+    result = evaluation.estimate_log_likelihood(planar, x, 1, verbose=False)
+    np.testing.assert_allclose(result.effective_sample_size, 1.0, rtol=1e-6)
+    assert list(result.curve) == [1]
+
+
+def test_effective_size_is_all_samples_when_the_posterior_is_exact(x):
+    """A decoder that ignores z under a posterior that is the prior: all weights are equal."""
+    vae = VAE(MLPEncoder(2, hidden=()), MLPDecoder(SHAPE, hidden=()))
+    raw = np.log(np.expm1(1.0 - 1e-4))
+    kernel, bias = vae.encoder.get_weights()
+    vae.encoder.set_weights([0 * kernel, np.array([0, 0, raw, raw], np.float32) + 0 * bias])
+    vae.decoder.set_weights([0 * weight for weight in vae.decoder.get_weights()])
+    result = evaluation.estimate_log_likelihood(vae, x, 200, verbose=False)
+    np.testing.assert_allclose(result.effective_sample_size, 200.0, rtol=1e-3)
+    np.testing.assert_allclose(result.estimate.per_example, -9 * np.log(2), rtol=1e-5)
+
+
+def test_group_means_are_exact_wherever_chunks_are_cut():
+    values = np.random.default_rng(0).normal(size=(3, 100))
+    for k in (1, 3, 10, 40):
+        whole = values[:, : 100 // k * k].reshape(3, -1, k)
+        expected = (np.logaddexp.reduce(whole, axis=-1) - np.log(k)).mean(axis=1)
+        for cut in (1, 7, 33, 100):
+            group = evaluation._GroupMeans(k, 3)
+            for start in range(0, 100, cut):
+                group.add(values[:, start : start + cut])
+            np.testing.assert_allclose(group.mean(), expected, rtol=1e-12)
+
+
+def test_elbo_is_minus_rate_minus_distortion(planar, x):
+    terms = evaluation.evaluate_elbo(planar, x, 3)
+    assert terms.elbo.mean == pytest.approx(-terms.rate.mean - terms.distortion.mean, rel=1e-6)
+    assert evaluation.rate_distortion(planar, x, 3) == (terms.rate.mean, terms.distortion.mean)
+    assert terms.elbo.standard_error == pytest.approx(
+        terms.elbo.per_example.std(ddof=1) / np.sqrt(len(x))
+    )
+    assert terms.elbo.per_example.shape == (24,)
+
+
+def test_active_units_finds_the_ones_that_vary(x):
+    vae = bent(VAE(MLPEncoder(4, hidden=()), MLPDecoder(SHAPE, hidden=())))
+    kernel, bias = vae.encoder.get_weights()
+    kernel[:, 2] = 0.0  # loc of dimension 2 is constant
+    vae.encoder.set_weights([kernel, bias])
+    units = evaluation.active_units(vae, x)
+    assert units.count == 3
+    assert units.variance[2] == pytest.approx(0.0, abs=1e-10)
+    rate = evaluation.evaluate_elbo(vae, x).rate.mean
+    assert units.kl.sum() == pytest.approx(rate, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "sentence"),
+    [
+        (lambda x: x * 0.5, {}, "needs binary pixels, 0 and 1"),
+        (lambda x: x * np.nan, {}, "must be finite"),
+        (lambda x: x[:0], {}, "at least one image"),
+        (lambda x: x[:, :2], {}, "must hold images of shape"),
+        (lambda x: x, {"num_samples": 0}, "num_samples must be a whole number >= 1"),
+        (lambda x: x, {"num_samples": 2.5}, "num_samples must be a whole number >= 1"),
+        (lambda x: x, {"chunk_size": 0}, "chunk_size must be"),
+        (lambda x: x, {"batch_size": -1}, "batch_size must be"),
+        (lambda x: x, {"seed": -1}, "seed must be"),
+    ],
+)
+def test_what_would_mislead_is_refused(planar, x, change, arguments, sentence):
+    with pytest.raises(checks.InputError, match=sentence):
+        evaluation.estimate_log_likelihood(planar, change(x), verbose=False, **arguments)
+
+
+def test_bytes_0_and_255_are_binary(digits):
+    vae = small_vae()
+    binary = np.where(digits > 127, 255, 0).astype(np.uint8)
+    floats = (binary / 255).astype(np.float32)
+    results = [
+        evaluation.estimate_log_likelihood(vae, images[:4], 10, verbose=False).estimate.mean
+        for images in (binary, floats)
+    ]
+    assert results[0] == results[1]

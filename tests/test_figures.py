@@ -1,0 +1,193 @@
+"""Image grids, curves and maps as matplotlib Figures."""
+
+import io
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from vae_keras import figures
+
+
+def images(num: int, height: int = 3, width: int = 2, channels: int = 1) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.random((num, height, width, channels), dtype=np.float32)
+
+
+def a_grid() -> Figure:
+    return figures.grid(images(6), 2, 3, "Six images", ("top", "bottom"), ("a", "b", "c"))
+
+
+def a_curve() -> Figure:
+    return figures.elbo_curve([-200.0, -150.0, -140.0], [-210.0, -160.0, -150.0])
+
+
+def a_map(classes: int = 3) -> Figure:
+    points = np.random.default_rng(0).normal(size=(8 * classes, 2))
+    distances = np.abs(np.subtract.outer(np.arange(classes), np.arange(classes))).astype(float)
+    return figures.latent_map(points, np.arange(8 * classes) % classes, distances, "latent")
+
+
+every_figure = pytest.mark.parametrize("draw", [a_grid, a_curve, a_map])
+
+
+def png(figure: Figure, folder: Path) -> bytes:
+    figures.save(figure, folder / "figure.png")
+    return (folder / "figure.png").read_bytes()
+
+
+# --------------------------------------------------------------------------------------- tile
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("gap", [0, 1, 4])
+def test_images_lie_on_the_tile_row_by_row(channels, gap):
+    parts = images(6, channels=channels)
+    canvas = figures.tile(parts, 2, 3, gap)
+    assert canvas.shape == (2 * 3 + gap, 3 * 2 + 2 * gap, channels)
+    assert canvas.dtype == np.float32
+    free = np.ones(canvas.shape, bool)
+    for index, (row, column) in enumerate(np.ndindex(2, 3)):
+        top, left = row * (3 + gap), column * (2 + gap)
+        np.testing.assert_array_equal(canvas[top : top + 3, left : left + 2], parts[index])
+        free[top : top + 3, left : left + 2] = False
+    assert len(np.unique(canvas[free])) <= 1  # the gaps are of one shade
+
+
+@pytest.mark.parametrize("num", [0, 5, 7])
+@pytest.mark.parametrize(
+    "draw",
+    [figures.tile, lambda *arguments: figures.grid(*arguments, title="Six")],
+    ids=["tile", "grid"],
+)
+def test_another_number_of_images_than_the_grid_takes_is_refused(draw, num):
+    with pytest.raises(ValueError, match=rf"^a 2 x 3 grid takes 6 images. Received: {num}\.$"):
+        draw(images(num), 2, 3)
+
+
+# ------------------------------------------------------------------------------------ figures
+
+
+@every_figure
+def test_the_same_figure_gives_the_same_bytes(draw, tmp_path):
+    figure = draw()
+    assert isinstance(figure, Figure)
+    first = png(figure, tmp_path)
+    assert png(figure, tmp_path) == first
+    assert png(draw(), tmp_path) == first
+
+
+@every_figure
+def test_a_saved_figure_is_a_crisp_picture(draw, tmp_path):
+    with Image.open(io.BytesIO(png(draw(), tmp_path))) as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 300
+        assert max(picture.size) > 500
+        shades = np.asarray(picture.convert("L"))
+    assert shades.min() < 80
+    assert shades.max() == 255
+
+
+@every_figure
+def test_different_figures_give_different_bytes(draw, tmp_path):
+    figure = draw()
+    first = png(figure, tmp_path)
+    figure.axes[0].set_title("another title")
+    assert png(figure, tmp_path) != first
+
+
+def test_a_grid_shows_its_images_title_and_labels():
+    axes = a_grid().axes[0]
+    shown = axes.images[0].get_array()
+    np.testing.assert_array_equal(shown, figures.tile(images(6), 2, 3)[..., 0])
+    assert axes.images[0].get_clim() == (0, 1)
+    assert axes.get_title() == "Six images"
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["top", "bottom"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["a", "b", "c"]
+
+
+def test_labels_stand_at_the_middle_of_their_images():
+    axes = a_grid().axes[0]  # images of 3 x 2 pixels, a gap of 1
+    np.testing.assert_array_equal(axes.get_yticks(), [1, 5])
+    np.testing.assert_array_equal(axes.get_xticks(), [0.5, 3.5, 6.5])
+
+
+def test_colour_images_keep_their_colours():
+    parts = images(2, channels=3)
+    shown = figures.grid(parts, 1, 2, "Colours").axes[0].images[0].get_array()
+    np.testing.assert_array_equal(shown, figures.tile(parts, 1, 2))
+
+
+def test_a_grid_without_labels_has_none():
+    axes = figures.grid(images(2), 1, 2, "Plain").axes[0]
+    assert len(axes.get_xticks()) == len(axes.get_yticks()) == 0
+
+
+def test_the_curve_shows_the_reports_fourteen_values_beside_the_runs():
+    lines = {line.get_label(): line.get_xydata().T for line in a_curve().axes[0].lines}
+    np.testing.assert_array_equal(lines["the report"], [range(14), figures.REPORT_ELBO])
+    np.testing.assert_array_equal(lines["training"], [range(3), [-200, -150, -140]])
+    np.testing.assert_array_equal(lines["validation"], [range(3), [-210, -160, -150]])
+
+
+def test_the_curve_leaves_missing_validation_values_out():
+    labels = [line.get_label() for line in figures.elbo_curve([-200.0]).axes[0].lines]
+    assert labels == ["the report", "training"]
+
+
+def test_the_reports_values_are_those_it_printed():
+    assert len(figures.REPORT_ELBO) == 14
+    assert f"{figures.REPORT_ELBO[0]:e}" == "-2.220131e+02"
+    assert figures.REPORT_ELBO[-1] == -117.7239
+    assert list(figures.REPORT_ELBO) == sorted(figures.REPORT_ELBO)
+
+
+def test_the_map_draws_every_point_and_names_every_class_at_its_centre():
+    points, labels = np.array([[0.0, 1.0], [2.0, 3.0], [5.0, 5.0]]), np.array([4, 4, 9])
+    distances = np.array([[0.0, 7.25], [7.25, 0.0]])
+    left, right = figures.latent_map(points, labels, distances, "component").axes
+    drawn = [part.get_offsets() for part in left.collections]
+    np.testing.assert_array_equal(drawn[0], points[:2])
+    np.testing.assert_array_equal(drawn[1], points[2:])
+    names = {text.get_text(): tuple(text.xy) for text in left.texts}
+    assert names == {"4": (1.0, 2.0), "9": (5.0, 5.0)}
+    assert (left.get_xlabel(), left.get_ylabel()) == ("component 1", "component 2")
+    assert [text.get_text() for text in right.texts] == ["7.25", "7.25"]
+    assert [text.get_text() for text in right.get_xticklabels()] == ["4", "9"]
+
+
+@pytest.mark.parametrize("classes", [1, 2, 10, 12])
+def test_classes_have_colours_of_their_own(classes):
+    left = a_map(classes).axes[0]
+    colours = {tuple(part.get_facecolor()[0]) for part in left.collections}
+    assert len(colours) == classes
+
+
+# ----------------------------------------------------------------------------------- no state
+
+
+def test_drawing_needs_neither_pyplot_nor_tensorflow(tmp_path):
+    script = """
+        import sys, types
+        import numpy as np
+
+        package = types.ModuleType("vae_keras")  # stands in for the front, which needs TensorFlow
+        package.__path__ = [sys.argv[1]]
+        sys.modules["vae_keras"] = package
+        from vae_keras import figures
+
+        figures.save(figures.grid(np.zeros((2, 3, 3, 1)), 1, 2, "Two"), sys.argv[2] + "/grid.png")
+        figures.save(figures.elbo_curve([-200.0]), sys.argv[2] + "/elbo.png")
+        print("matplotlib.pyplot" in sys.modules, "tensorflow" in sys.modules)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    command += [str(Path(figures.__file__).parent), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["False", "False"]
+    assert (tmp_path / "elbo.png").stat().st_size > 1000

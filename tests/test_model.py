@@ -1,0 +1,353 @@
+"""The model's contract: inputs, logs, randomness, saving, methods."""
+
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import small_vae
+from vae_keras import VAE, MLPDecoder, MLPEncoder, checks, data
+from vae_keras.noise import Stream
+
+LOGS = {"elbo", "log_likelihood", "kl", "loss"}
+
+
+def fitted(x, seed=0, **arguments):
+    vae = small_vae(seed)
+    settings = {"batch_size": 7, "epochs": 2, "verbose": 0} | arguments
+    return vae, vae.fit(x, **settings).history
+
+
+# -------------------------------------------------------------------------------- fit's inputs
+
+
+def test_bytes_floats_and_missing_channels_train_alike(digits):
+    floats = (digits / 255.0).astype(np.float32)
+    histories = [fitted(x)[1] for x in (digits, digits[..., 0], floats, floats[..., 0])]
+    for history in histories[1:]:
+        np.testing.assert_allclose(history["elbo"], histories[0]["elbo"], rtol=1e-6)
+
+
+def test_pairs_are_accepted_and_labels_ignored(digits):
+    labels = np.arange(len(digits))
+    plain = fitted(digits)[1]
+    assert fitted((digits, labels))[1] == plain
+    assert fitted(digits, y=labels)[1] == plain
+
+
+def test_datasets_train_with_the_noise_of_arrays(digits):
+    """Without shuffling, arrays and datasets of the same batches take the same steps."""
+    dataset = tf.data.Dataset.from_tensor_slices((digits, np.zeros(60))).batch(7)
+    ours, history = fitted(digits, shuffle=False)
+    theirs, other = fitted(dataset, batch_size=None)
+    np.testing.assert_allclose(other["elbo"], history["elbo"], rtol=1e-5)
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 100])
+def test_steps_per_execution_change_nothing(digits, steps):
+    expected = fitted(digits)[0]
+    vae = small_vae()
+    vae.compile(steps_per_execution=steps, jit_compile=False)
+    vae.fit(digits, batch_size=7, epochs=2, verbose=0)
+    for a, b in zip(vae.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_xla_eager_and_graph_agree(digits):
+    results = []
+    for options in ({"jit_compile": True}, {"jit_compile": False}, {"run_eagerly": True}):
+        vae = small_vae()
+        vae.compile(**options)
+        results.append(vae.fit(digits, batch_size=7, epochs=2, verbose=0).history["elbo"])
+    np.testing.assert_allclose(results[1:], [results[0]] * 2, rtol=1e-5)
+
+
+def test_validation_data_and_split_give_the_same_logs(digits):
+    split = fitted(digits, validation_split=0.25)[1]
+    given = fitted(digits[:45], validation_data=(digits[45:],))[1]
+    assert split == given
+    assert set(split) == LOGS | {f"val_{name}" for name in LOGS}
+    assert len(split["val_elbo"]) == 2
+
+
+def test_validation_is_what_evaluate_says(digits):
+    vae, history = fitted(digits[:45], validation_data=digits[45:])
+    measured = vae.evaluate(digits[45:], verbose=0, return_dict=True)
+    assert measured["elbo"] == pytest.approx(history["val_elbo"][-1], rel=1e-6)
+
+
+def test_steps_per_epoch_and_initial_epoch_are_keras_own(digits):
+    vae = small_vae()
+    history = vae.fit(digits, batch_size=6, epochs=5, initial_epoch=3, steps_per_epoch=4, verbose=0)
+    assert history.epoch == [3, 4]
+    assert int(vae.optimizer.iterations) == 8
+
+
+def test_default_fit_is_one_line(digits):
+    vae = small_vae()
+    assert isinstance(vae.fit(digits, verbose=0), keras.callbacks.History)
+
+
+# --------------------------------------------------------------------------------------- logs
+
+
+def test_logs_are_exact_means_also_for_a_ragged_last_batch(digits):
+    """`evaluate` agrees with the plain mean of per-example terms on the same draws."""
+    vae = small_vae(seed=5)
+    terms = vae.elbo(data.binarize(digits, 5), seed=5)
+    for batch_size in (1, 7, 60):
+        logs = vae.evaluate(digits, batch_size=batch_size, verbose=0, return_dict=True)
+        assert set(logs) == LOGS
+        for name, values in terms._asdict().items():
+            assert logs[name] == pytest.approx(values.mean(dtype=np.float64), rel=1e-5)
+        assert logs["loss"] == pytest.approx(-logs["elbo"], rel=1e-6)
+
+
+def test_evaluate_twice_gives_the_same_figure(digits):
+    vae = small_vae()
+    assert vae.evaluate(digits, verbose=0) == vae.evaluate(digits, verbose=0)
+
+
+def test_evaluate_of_a_dataset_is_evaluate_of_its_array(digits):
+    vae = small_vae()
+    dataset = tf.data.Dataset.from_tensor_slices(digits[..., 0]).batch(11)
+    expected = vae.evaluate(digits, verbose=0)
+    np.testing.assert_allclose(vae.evaluate(dataset, verbose=0), expected, rtol=1e-6)
+
+
+def test_sample_weights_weigh(digits):
+    vae = small_vae()
+    weights = np.linspace(0.0, 2.0, len(digits)).astype(np.float32)
+    elbo = vae.elbo(data.binarize(digits, 0), seed=0).elbo
+    logs = vae.evaluate(digits, sample_weight=weights, batch_size=7, verbose=0, return_dict=True)
+    assert logs["elbo"] == pytest.approx(np.average(elbo, weights=weights), rel=1e-5)
+
+
+def test_a_weight_of_zero_leaves_an_example_out(digits):
+    weights = np.ones(len(digits), np.float32)
+    weights[30:] = 0.0
+    kept = fitted(digits, sample_weight=weights, batch_size=60, shuffle=False)[0]
+    other = digits.copy()
+    other[30:] = 0
+    same = fitted(other, sample_weight=weights, batch_size=60, shuffle=False)[0]
+    for a, b in zip(kept.get_weights(), same.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_callbacks_print_below_the_progress_bar(digits, capsys):
+    class Line(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            print(f"Epoch: {epoch}")
+
+    small_vae().fit(digits, batch_size=30, epochs=2, callbacks=[Line()], verbose=1)
+    lines = capsys.readouterr().out.split("\n")
+    assert [line for line in lines if line.startswith("Epoch: ")] == ["Epoch: 0", "Epoch: 1"]
+
+
+def test_training_improves_the_elbo(mnist):
+    vae = VAE(MLPEncoder(hidden=(64,), latent_dim=8), MLPDecoder(hidden=(64,)))
+    vae.compile()
+    history = vae.fit(mnist.x_train[:4000], batch_size=50, epochs=3, verbose=0).history
+    assert history["elbo"][0] < history["elbo"][1] < history["elbo"][2]
+    assert history["elbo"][2] > -220
+
+
+# --------------------------------------------------------------------------------- randomness
+
+
+def test_the_same_fit_twice_is_bit_identical(digits):
+    (first, history), (second, other) = fitted(digits), fitted(digits)
+    assert history == other
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert fitted(digits, seed=1)[1] != history
+
+
+def test_global_random_state_is_neither_read_nor_written(digits):
+    def run():
+        vae, history = fitted(digits, validation_split=0.2)
+        return history, vae.sample(3), vae.evaluate(digits, verbose=0)
+
+    random.seed(1)
+    np.random.seed(1)
+    tf.random.set_seed(1)
+    before = random.getstate(), np.random.get_state()[1].copy()
+    first = run()
+    after = random.getstate(), np.random.get_state()[1].copy()
+    assert before[0] == after[0]
+    np.testing.assert_array_equal(before[1], after[1])
+    random.seed(2)
+    np.random.seed(2)
+    tf.random.set_seed(2)
+    second = run()
+    assert first[0] == second[0]
+    np.testing.assert_array_equal(first[1], second[1])
+    assert first[2] == second[2]
+
+
+def test_training_noise_changes_with_the_step_and_is_not_the_test_noise(vae):
+    draws = [vae._train_draws(4, tf.constant(step)) for step in (0, 1)]
+    assert not np.allclose(draws[0].noise, draws[1].noise)
+    assert (draws[0].bits.numpy() != draws[1].bits.numpy()).any()
+    assert not np.allclose(vae._test_draws(4).noise, draws[0].noise)
+    assert len(set(Stream)) == len(Stream)
+
+
+# ---------------------------------------------------------------------------- save and reload
+
+
+def test_saved_model_reloads_without_custom_objects(digits, tmp_path):
+    vae, _ = fitted(digits)
+    vae.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    for size in (1, 7, 60):
+        np.testing.assert_allclose(
+            again.predict(digits[:size], verbose=0),
+            vae.predict(digits[:size], verbose=0),
+            atol=1e-6,
+        )
+    for a, b in zip(again.get_weights(), vae.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    np.testing.assert_allclose(
+        again.evaluate(digits, verbose=0), vae.evaluate(digits, verbose=0), rtol=1e-6
+    )
+
+
+def test_a_reloaded_model_trains_on_as_if_never_saved(digits, tmp_path):
+    vae, _ = fitted(digits)
+    vae.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    for model in (vae, again):
+        model.fit(digits, batch_size=7, epochs=3, initial_epoch=2, verbose=0)
+    for a, b in zip(again.get_weights(), vae.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_config_round_trips(vae):
+    other = small_vae(seed=3, binarization="threshold")
+    again = VAE.from_config(other.get_config())
+    assert again.get_config() == other.get_config()
+    assert (again.seed, again.binarization, again.latent_dim) == (3, "threshold", 3)
+    assert again.image_shape == (6, 6, 1)
+
+
+# ------------------------------------------------------------------------------------- methods
+
+
+def test_methods_have_the_documented_shapes(vae, digits):
+    loc, scale = vae.encode(digits)
+    assert loc.shape == scale.shape == (60, 3)
+    assert (scale > 0).all()
+    assert vae.decode(loc).shape == vae.reconstruct(digits).shape == (60, 6, 6, 1)
+    assert vae.sample(5).shape == (5, 6, 6, 1)
+    assert vae.interpolate(digits[:2], digits[2:4], steps=5).shape == (2, 5, 6, 6, 1)
+    assert vae.elbo(digits).elbo.shape == (60,)
+
+
+def test_call_predict_and_reconstruct_are_one_thing(vae, digits):
+    expected = vae.reconstruct(digits)
+    assert ((expected > 0) & (expected < 1)).all()
+    np.testing.assert_allclose(vae(digits), expected, atol=1e-6)
+    np.testing.assert_allclose(vae.predict(digits, verbose=0), expected, atol=1e-6)
+    np.testing.assert_allclose(vae.decode(vae.encode(digits).loc), expected, atol=1e-6)
+
+
+def test_interpolation_starts_and_ends_at_the_reconstructions(vae, digits):
+    line = vae.interpolate(digits[:4], digits[4:8], steps=11)
+    np.testing.assert_allclose(line[:, 0], vae.reconstruct(digits[:4]), atol=1e-6)
+    np.testing.assert_allclose(line[:, -1], vae.reconstruct(digits[4:8]), atol=1e-6)
+
+
+def test_samples_are_rows_of_one_sequence(vae):
+    np.testing.assert_allclose(vae.sample(3, seed=4), vae.sample(9, seed=4)[:3], atol=1e-6)
+    assert not np.allclose(vae.sample(3, seed=4), vae.sample(3, seed=5))
+
+
+def test_elbo_is_its_terms_and_reproducible(vae, digits):
+    terms = vae.elbo(digits, seed=2)
+    np.testing.assert_allclose(terms.elbo, terms.log_likelihood - terms.kl, rtol=1e-6)
+    np.testing.assert_array_equal(terms.elbo, vae.elbo(digits, seed=2).elbo)
+    assert (terms.elbo != vae.elbo(digits, seed=3).elbo).any()
+
+
+def test_any_keras_encoder_and_decoder_fit_in(digits):
+    layers = keras.layers
+    encoder = keras.Sequential(
+        [layers.Input((6, 6, 1)), layers.Conv2D(4, 3, strides=2), layers.Flatten(), layers.Dense(4)]
+    )
+    latents = layers.Input((2,))
+    logits = layers.Reshape((6, 6, 1))(layers.Dense(36)(latents))
+    vae = VAE(encoder, keras.Model(latents, logits))
+    assert vae.sample(2).shape == (2, 6, 6, 1)  # built from what the parts declare
+    vae.compile()
+    vae.fit(digits, batch_size=10, epochs=1, verbose=0)
+    assert vae.latent_dim == 2
+
+
+def test_parts_that_do_not_fit_are_refused():
+    odd = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(5)])
+    with pytest.raises(checks.InputError, match=r"must return \[N, 2 \* latent_dim\]"):
+        VAE(odd, MLPDecoder((6, 6, 1))).build((None, 6, 6, 1))
+    with pytest.raises(checks.InputError, match="logits of the images' shape"):
+        VAE(MLPEncoder(3), MLPDecoder((6, 6, 1))).build((None, 5, 6, 1))
+
+
+# ------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda v, x: v.fit(x, epochs=0), "epochs must be a whole number >= 1"),
+        (lambda v, x: v.fit(x, batch_size=0), "batch_size must be a whole number >= 1"),
+        (lambda v, x: v.fit(x, batch_size=61), "batch_size must not exceed the number of images"),
+        (lambda v, x: v.fit(x[..., :0]), "must hold at least one image"),
+        (lambda v, x: v.fit(x / 100.0), r"float pixels must lie in \[0, 1\]"),
+        (lambda v, x: v.fit(np.full((2, 6, 6), np.nan)), "must be finite"),
+        (lambda v, x: v.fit(x.astype(int) + 1), "integer pixels must lie in 0..255"),
+        (lambda v, x: v.fit(x[:, 0, 0]), "must have shape"),
+        (lambda v, x: v.fit(np.repeat(x, 2, -1)), "must have 1 or 3 channels"),
+        (lambda v, x: v.fit(x[:, :5]), r"must hold images of shape \(6, 6, 1\)"),
+        (lambda v, x: v.fit(x.astype(object)), "must hold numbers"),
+        (lambda v, x: v.fit(x, validation_split=1.5), "validation_split must lie between"),
+        (lambda v, x: v.fit(x, sample_weight=np.ones(3)), "one number an image"),
+        (lambda v, x: v.fit(x, sample_weight=-np.ones(60)), "finite, >= 0"),
+        (lambda v, x: v.predict(x[:, :5]), r"images of shape \(6, 6, 1\)"),
+        (lambda v, x: v.decode(np.zeros((2, 4))), r"shape \[N, 3\]"),
+        (lambda v, x: v.decode(np.full((2, 3), np.inf)), "latents must be finite"),
+        (lambda v, x: v.sample(0), "n must be a whole number >= 1"),
+        (lambda v, x: v.sample(2, seed=-1), "seed must be a whole number"),
+        (lambda v, x: v.interpolate(x[:2], x[:3]), "as many end as start images"),
+        (lambda v, x: v.interpolate(x[:2], x[:2], steps=1), "steps must be a whole number >= 2"),
+        (lambda v, x: VAE(binarization="maybe"), "binarization must be one of"),
+        (lambda v, x: VAE(seed=1.5), "seed must be a whole number"),
+        (
+            lambda v, x: VAE(MLPEncoder(4), keras.layers.Dense(9)),
+            r"logits must have shape \[N, H, W, C\]",
+        ),
+    ],
+)
+def test_bad_input_gets_one_clear_line(vae, digits, call, sentence):
+    weights = [weight.copy() for weight in vae.get_weights()]
+    with pytest.raises(checks.InputError, match=sentence) as error:
+        call(vae, digits)
+    assert "Received: " in str(error.value)
+    assert "\n" not in str(error.value)
+    for a, b in zip(vae.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_bad_pixels_in_a_dataset_are_refused(vae):
+    bad = tf.data.Dataset.from_tensors(np.full((2, 6, 6, 1), 2.0, np.float32))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"lie in \[0, 1\]"):
+        vae.fit(bad, verbose=0)
+
+
+def test_a_model_that_saw_no_images_says_so():
+    encoder = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)])
+    with pytest.raises(checks.InputError, match="needs to know the images' shape"):
+        VAE(encoder, MLPDecoder((6, 6, 1))).sample(1)

@@ -1,0 +1,156 @@
+"""Encoders and decoders as plain Keras layers."""
+
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+from test_noise import global_states, reseed_globals
+
+from vae_keras.networks import MLPDecoder, MLPEncoder
+
+shapes = pytest.mark.parametrize("image_shape", [(28, 28, 1), (5, 7, 3), (1, 3, 1), (4, 4, 3)])
+SMALL = {"hidden": (8, 8, 8), "seed": 3}
+
+
+def encoder(image_shape=(6, 4, 1), latent_dim=4, **arguments) -> MLPEncoder:
+    """A built encoder; with latent_dim 4 its last kernel has the shape of the hidden ones."""
+    layer = MLPEncoder(latent_dim=latent_dim, **(SMALL | arguments))
+    layer.build((None, *image_shape))
+    return layer
+
+
+def decoder(image_shape=(6, 4, 1), latent_dim=4, **arguments) -> MLPDecoder:
+    layer = MLPDecoder(image_shape=image_shape, **(SMALL | arguments))
+    layer.build((None, latent_dim))
+    return layer
+
+
+def inputs(*shape) -> np.ndarray:
+    return np.random.default_rng(0).random(shape, dtype=np.float32)
+
+
+def kernels(layer) -> list[np.ndarray]:
+    return [weight for weight in layer.get_weights() if weight.ndim == 2]
+
+
+@shapes
+@pytest.mark.parametrize("num", [1, 3])
+def test_an_encoder_gives_two_numbers_a_latent(image_shape, num):
+    layer = encoder(image_shape, latent_dim=5)
+    assert layer(inputs(num, *image_shape)).shape == (num, 10)
+    assert layer.compute_output_shape((None, *image_shape)) == (None, 10)
+
+
+@shapes
+@pytest.mark.parametrize("num", [1, 3])
+def test_a_decoder_gives_the_images_shape(image_shape, num):
+    layer = decoder(image_shape, latent_dim=5)
+    assert layer(inputs(num, 5)).shape == (num, *image_shape)
+    assert layer.compute_output_shape((None, 5)) == (None, *image_shape)
+
+
+def test_the_numbers_are_those_of_a_tanh_network():
+    layer, x = encoder(), inputs(3, 6, 4, 1)
+    h = x.reshape(3, -1)
+    *hidden, last = zip(layer.get_weights()[::2], layer.get_weights()[1::2], strict=True)
+    for kernel, bias in hidden:
+        h = np.tanh(h @ kernel + bias)
+    np.testing.assert_allclose(layer(x), h @ last[0] + last[1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_decoder_fills_images_row_by_row():
+    layer, z = decoder((3, 2, 3)), inputs(2, 4)
+    layer.set_weights([0 * weight for weight in layer.get_weights()[:-1]] + [np.arange(18.0)])
+    np.testing.assert_array_equal(layer(z)[1], np.arange(18.0).reshape(3, 2, 3))
+
+
+def test_the_default_network_has_the_papers_size():
+    sizes = []
+    for layer, shape in ((MLPEncoder(), (None, 28, 28, 1)), (MLPDecoder(), (None, 50))):
+        layer.build(shape)
+        sizes.append(layer.count_params())
+    # 784-200-200-100 and 50-200-200-784, biases included
+    assert sizes == [157_000 + 40_200 + 20_100, 10_200 + 40_200 + 157_584]
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"), [(encoder, (2, 6, 4, 1)), (decoder, (2, 4))], ids=["encoder", "decoder"]
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"hidden": ()},
+        {"activation": "relu", "name": "mine", "seed": 9},
+        {"dtype": "mixed_bfloat16"},
+    ],
+    ids=["small", "linear", "relu", "bfloat16"],
+)
+def test_a_configuration_makes_the_same_network_again(build, shape, arguments):
+    layer, x = build(**arguments), inputs(*shape)
+    layer.set_weights([weight + 0.1 for weight in layer.get_weights()])
+    serialized = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+    again = keras.saving.deserialize_keras_object(serialized)
+    assert again.built
+    again.set_weights(layer.get_weights())
+    assert again.get_config() == layer.get_config()
+    assert again.dtype_policy.name == layer.dtype_policy.name
+    np.testing.assert_array_equal(again(x), layer(x))
+
+
+def test_a_configuration_keeps_every_argument():
+    config = encoder(hidden=(7, 5), activation="relu", seed=11, latent_dim=6).get_config()
+    assert {name: config[name] for name in ("hidden", "activation", "seed", "latent_dim")} == {
+        "hidden": [7, 5],
+        "activation": "relu",
+        "seed": 11,
+        "latent_dim": 6,
+    }
+    assert decoder((5, 7, 3)).get_config()["image_shape"] == [5, 7, 3]
+
+
+def test_mixed_precision_reaches_every_dense_layer():
+    layer = encoder(dtype="mixed_bfloat16")
+    assert keras.backend.standardize_dtype(layer(inputs(1, 6, 4, 1)).dtype) == "bfloat16"
+    assert {weight.dtype for weight in layer.weights} == {"float32"}
+
+
+@pytest.mark.parametrize("build", [encoder, decoder])
+def test_the_same_seed_gives_the_same_weights(build):
+    for first, second in zip(build().get_weights(), build().get_weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("build", [encoder, decoder])
+def test_another_seed_gives_other_weights(build):
+    for first, second in zip(kernels(build()), kernels(build(seed=4)), strict=True):
+        assert not np.isclose(first, second).any()
+
+
+def test_encoder_decoder_and_layers_start_from_different_weights():
+    square = [k for layer in (encoder(), decoder()) for k in kernels(layer) if k.shape == (8, 8)]
+    assert len(square) == 5
+    assert len(np.unique(np.stack(square).reshape(5, -1), axis=0)) == 5
+
+
+def test_weights_start_as_glorot_and_bengio_have_it():
+    layer = encoder((20, 20, 1), hidden=(100,), latent_dim=50)
+    for kernel in kernels(layer):
+        limit = math.sqrt(6 / sum(kernel.shape))
+        assert 0.99 * limit < np.abs(kernel).max() <= limit
+        assert abs(kernel.var() / (limit**2 / 3) - 1) < 0.05
+    for bias in layer.get_weights()[1::2]:
+        assert not bias.any()
+
+
+@pytest.mark.parametrize("build", [encoder, decoder])
+def test_the_global_generators_are_neither_read_nor_written(build):
+    before = global_states(lambda: None)
+    assert global_states(build) == before
+    reseed_globals(1)
+    first = build().get_weights()
+    reseed_globals(2)
+    for one, other in zip(first, build().get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -1,0 +1,35 @@
+"""Presets are data: recipes that parse, name known parts and round-trip."""
+
+import pytest
+
+from vae_keras import checks, presets, training
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_recipe_builds_its_model(name):
+    recipe = presets.load_recipe(name)
+    assert presets.Recipe.from_dict(recipe.to_dict()) == recipe
+    model = training.build_model(recipe, (28, 28, 1), 60000)
+    assert model.image_shape == (28, 28, 1)
+    assert model.binarization == recipe.binarization
+
+
+def test_unknown_preset_names_the_known_ones():
+    with pytest.raises(checks.InputError, match="mlp_mnist") as error:
+        presets.load_recipe("nonsense")
+    assert "Received: 'nonsense'" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["../mlp_mnist", "mlp_mnist/", "", "."])
+def test_path_tricks_are_no_presets(name):
+    with pytest.raises(checks.InputError, match="preset must be one of"):
+        presets.load_recipe(name)
+
+
+def test_recipes_refuse_unknown_and_missing_fields():
+    values = presets.load_recipe("mlp_mnist").to_dict()
+    with pytest.raises(checks.InputError, match="no field 'epoch'"):
+        presets.Recipe.from_dict(values | {"epoch": 3})
+    values.pop("epochs")
+    with pytest.raises(checks.InputError, match="needs every field"):
+        presets.Recipe.from_dict(values)

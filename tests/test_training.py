@@ -1,0 +1,290 @@
+"""`train`: a recipe to a run folder, end to end, on a cut of real MNIST."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import train as command
+from vae_keras import callbacks, checks, data, presets, training
+
+ROOT = Path(__file__).resolve().parent.parent
+FIGURES = {
+    "elbo.png",
+    "interpolations.png",
+    "latent_map.png",
+    "prior_epoch_2.png",
+    "reconstructions.png",
+    "uniform_epoch_2.png",
+}
+
+
+@pytest.fixture(scope="module")
+def small_data(mnist):
+    return data.Images(
+        mnist.x_train[:1200], mnist.y_train[:1200], mnist.x_test[:300], mnist.y_test[:300]
+    )
+
+
+@pytest.fixture(autouse=True)
+def cut(monkeypatch, small_data):
+    """Trains on 1,200 images, and without XLA, whose compilation takes seconds."""
+    monkeypatch.setattr(training.data, "load_mnist", lambda: small_data)
+    monkeypatch.setattr(training.VAE, "_xla_pays", lambda _: False)
+
+
+def config(folder, **changes):
+    settings = {"epochs": 2, "validation": 200, "batch_size": 100, "workdir": folder}
+    return training.TrainConfig(**(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, small_data):
+    """One finished run that several tests read."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.data, "load_mnist", lambda: small_data)
+        patch.setattr(training.VAE, "_xla_pays", lambda _: False)
+        training.train(config(folder))
+    return folder
+
+
+def figures(folder):
+    rows = callbacks.read_elbo_csv(folder / "elbo.csv")
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_the_run_folder_is_whole(run):
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "config.json",
+        "elbo.csv",
+        "figures",
+        "model.keras",
+        "serving",
+        "metrics.json",
+        "report.html",
+        "checkpoints",
+    }
+    assert {path.name for path in (run / "figures").iterdir()} == FIGURES
+    assert (run / "serving" / "1" / "saved_model.pb").exists()
+
+
+def test_the_curve_has_every_column(run):
+    rows = callbacks.read_elbo_csv(run / "elbo.csv")
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    for row in rows:
+        assert all(row.values())
+        terms = [float(row[name]) for name in ("elbo", "log_likelihood", "kl")]
+        assert terms[0] == pytest.approx(terms[1] - terms[2], rel=1e-6)
+
+
+def test_metrics_say_how_they_were_measured(run, small_data):
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert set(metrics) == {"preset", "parameters", "provenance", "metrics", "latent_classes"}
+    assert metrics["provenance"]["data_sha256"] == data.fingerprint(small_data.x_test)
+    by_name = {entry["name"]: entry for entry in metrics["metrics"]}
+    assert set(by_name) == {"elbo", "rate", "distortion", "active_units"}
+    elbo = by_name["elbo"]
+    assert elbo["value"] == pytest.approx(
+        -by_name["rate"]["value"] - by_name["distortion"]["value"]
+    )
+    assert (elbo["split"], elbo["num_images"], elbo["unit"]) == ("test", 300, "nats per image")
+    assert elbo["standard_error"] > 0
+    distances = np.array(metrics["latent_classes"]["distances"])
+    assert distances.shape == (10, 10)
+    np.testing.assert_allclose(distances, distances.T)
+    assert len(metrics["latent_classes"]["nearest"]["5"]) == 9
+
+
+def test_saved_weights_are_the_trained_ones_without_optimizer(run, small_data):
+    model = keras.saving.load_model(run / "model.keras")
+    assert not model.compiled
+    recipe = config(run).recipe()
+    again = training.build_model(recipe, (28, 28, 1), 1200)
+    training.checkpoints.restore(run / "checkpoints", again)
+    np.testing.assert_array_equal(
+        model.reconstruct(small_data.x_test), again.reconstruct(small_data.x_test)
+    )
+
+
+def test_the_same_command_twice_is_bit_identical(run, tmp_path):
+    training.train(config(tmp_path / "again"))
+    assert figures(tmp_path / "again") == figures(run)
+    for a, b in zip(
+        keras.saving.load_model(tmp_path / "again" / "model.keras").get_weights(),
+        keras.saving.load_model(run / "model.keras").get_weights(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_without_validation_its_columns_stay_empty(tmp_path):
+    training.train(config(tmp_path / "run", validation=0, epochs=1))
+    (row,) = callbacks.read_elbo_csv(tmp_path / "run" / "elbo.csv")
+    assert row["val_elbo"] == row["val_kl"] == row["val_log_likelihood"] == ""
+    assert row["elbo"]
+
+
+def test_a_finished_run_is_left_alone(run, capsys):
+    before = (run / "report.html").stat().st_mtime_ns
+    training.train(config(run))
+    assert "is complete" in capsys.readouterr().out
+    assert (run / "report.html").stat().st_mtime_ns == before
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(run, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    real, calls = training._Signals.check, []
+
+    def stop_at_the_figures(self, where):
+        calls.append(where)
+        if where == "before the figures" and calls.count(where) == 1:
+            self.received = signal.SIGTERM
+        real(self, where)
+
+    monkeypatch.setattr(training._Signals, "check", stop_at_the_figures)
+    with pytest.raises(training.Interrupted, match="Run the same command to go on") as stop:
+        training.train(config(folder))
+    assert stop.value.signal == signal.SIGTERM
+    assert not (folder / "report.html").exists()
+    training.train(config(folder))
+    assert figures(folder) == figures(run)
+    assert (folder / "report.html").exists()
+
+
+# ------------------------------------------------------------------------------- command line
+
+
+def test_help_is_short(capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    flags = "preset epochs batch-size learning-rate seed workdir data validation binarization"
+    for flag in [*flags.split(), "overwrite"]:
+        assert f"--{flag}" in text
+    assert len(text.splitlines()) < 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--preset", "nonsense"], "preset must be one of: mlp_mnist"),
+        (["--epochs", "0"], "epochs must be a whole number >= 1"),
+        (["--batch-size", "0"], "batch_size must be a whole number >= 1"),
+        (["--batch-size", "1001", "--validation", "200"], "batch_size must not exceed"),
+        (["--learning-rate", "nan"], "learning_rate must be a finite number above 0"),
+        (["--learning-rate", "-1"], "learning_rate must be a finite number above 0"),
+        (["--seed", "-1"], "seed must be a whole number"),
+        (["--validation", "-1"], "validation must be a whole number >= 0"),
+        (["--validation", "1200"], "validation must leave images to train on"),
+        (["--data", "nowhere"], "data must be one of: mnist"),
+    ],
+)
+def test_bad_flags_get_one_line_and_exit_code_2(tmp_path, capsys, arguments, sentence):
+    folder = tmp_path / "run"
+    assert command.main(["--workdir", str(folder), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Received: " in error
+    assert len(error.strip().splitlines()) == 1
+    assert not list(folder.glob("*")), "nothing may be left half-written"
+
+
+def test_another_configuration_asks_for_overwrite(run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert command.main(["--workdir", str(run), "--epochs", "3"]) == 2
+    error = capsys.readouterr().err
+    assert "which holds another" in error
+    assert "epochs" in error
+    assert "--overwrite" in error
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+def test_overwrite_empties_the_run_and_nothing_else(tmp_path, capsys):
+    folder = tmp_path / "run"
+    training.train(config(folder, epochs=1))
+    (folder / "notes.txt").write_text("mine")
+    training.train(config(folder, seed=1, epochs=1, overwrite=True))
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert json.loads((folder / "config.json").read_text())["seed"] == 1
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("years")
+    assert command.main(["--workdir", str(tmp_path), "--overwrite"]) == 2
+    assert "holds other files" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").read_text() == "years"
+
+
+def test_an_unwritable_workdir_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert command.main(["--workdir", str(tmp_path / "file" / "run")]) == 2
+    assert "must be readable and writable" in capsys.readouterr().err
+
+
+def shell(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "train.py", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_wrong_backend_is_one_line(tmp_path):
+    result = shell("--workdir", str(tmp_path / "run"), KERAS_BACKEND="numpy")
+    assert result.returncode == 2
+    assert "needs Keras on its tensorflow backend. Received: backend 'numpy'" in result.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(tmp_path, number, code):
+    folder = tmp_path / "run"
+    command_line = [sys.executable, "train.py", "--workdir", str(folder)]
+    process = subprocess.Popen(
+        command_line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "elbo.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Run the same command to go on." in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert list((folder / "checkpoints").glob("*.json"))
+
+
+def test_recipe_takes_given_values_and_keeps_the_rest():
+    recipe = training.TrainConfig(epochs=3, binarization="none").recipe()
+    preset = presets.load_recipe("mlp_mnist")
+    assert (recipe.epochs, recipe.binarization) == (3, "none")
+    assert (recipe.batch_size, recipe.encoder) == (preset.batch_size, preset.encoder)
+
+
+def test_schedule_rises_and_falls_to_zero():
+    recipe = training.TrainConfig(epochs=4).recipe()
+    schedule = training._schedule(recipe, 1000)
+    rates = [float(schedule(step)) for step in (0, 100, 500, 999, 1000)]
+    assert rates[0] == 0.0
+    assert rates[1] == pytest.approx(recipe.learning_rate)
+    assert rates[1] > rates[2] > rates[3] > rates[4]
+    assert rates[4] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_config_is_frozen():
+    with pytest.raises(AttributeError):
+        training.TrainConfig().epochs = 3
+    with pytest.raises(checks.InputError):
+        training.TrainConfig(epochs=True).recipe()
