@@ -13,13 +13,16 @@ PACKAGE = Path(vae_keras.__file__).parent
 # A module may import modules of the lines above its own.
 LAYERS = (
     ("_version", "checks", "files", "noise"),
-    ("data", "distributions", "figures", "networks", "warmup"),
+    ("data", "distributions", "figures", "networks", "presets", "warmup"),
     ("objectives",),
     ("model",),
     ("signatures",),
-    ("callbacks", "checkpoints", "evaluation", "export", "gallery", "presets", "report"),
+    ("callbacks", "checkpoints", "evaluation", "export", "gallery", "report"),
     ("training",),
+    ("cards",),
+    ("zoo",),
     ("cli",),
+    ("__main__",),
 )
 FRONT = "__init__"  # what users import; holds public names only, so it stands beside the model
 MAY_IMPORT = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import NormalDist
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,6 +17,7 @@ PRIOR_TITLES = {
 }
 _PAIRS = ((3, 5), (1, 7), (4, 9), (0, 6), (2, 8))  # digits people confuse, and two they do not
 _STEPS = 11
+_SIDE = 20
 
 
 def prior_grids(model: VAE, seed: int = 0, count: int = 25) -> dict[str, np.ndarray]:
@@ -46,7 +48,8 @@ def test_figures(
         labels: their classes [N].
 
     Yields:
-        Name and figure: "reconstructions", "interpolations", "latent_map".
+        Name and figure: "reconstructions", "interpolations", "latent_map", and "manifold" for a
+        two-dimensional latent.
     """
     first = [int(np.flatnonzero(labels == name)[0]) for name in np.unique(labels)[:10]]
     rows = np.concatenate(
@@ -66,6 +69,8 @@ def test_figures(
     yield "interpolations", _interpolations(model, originals, images, labels)
     loc = model.encode(images).loc
     points, axes = project(loc)
+    if model.latent_dim == 2:
+        yield "manifold", figures.grid(manifold(model), _SIDE, _SIDE, "The latent plane, decoded")
     yield "latent_map", figures.latent_map(points, labels, class_distances(loc, labels), axes)
 
 
@@ -88,6 +93,27 @@ def _interpolations(
         row_labels=[f"{a} to {b}" for a, b in pairs],
         column_labels=["original", *fractions, "original"],
     )
+
+
+def manifold(model: VAE, side: int = _SIDE) -> np.ndarray:
+    """Decodes a grid over a two-dimensional latent space, evenly spaced in probability.
+
+    The grid's lines are the prior's quantiles, by the inverse of its distribution function.
+
+    Args:
+        model: a model with latent_dim 2.
+        side: images a side. Default 20.
+
+    Returns:
+        Pixel probabilities [side * side, H, W, C], row by row from the top: the second latent
+        falls from row to row, the first rises from column to column.
+
+    References:
+        Kingma & Welling 2014, figure 4.
+    """
+    line = [NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]
+    first, second = np.meshgrid(line, line[::-1])
+    return model.decode(np.stack([first.ravel(), second.ravel()], axis=1))
 
 
 def project(loc: np.ndarray) -> tuple[np.ndarray, str]:

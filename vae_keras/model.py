@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras import checks, data, distributions, noise
+from vae_keras import checks, data, distributions, noise, presets
 from vae_keras.networks import MLPDecoder, MLPEncoder
 from vae_keras.objectives import ELBO, Terms
 
@@ -32,6 +32,13 @@ class _Draws(NamedTuple):
 
     bits: tf.Tensor  # uint16 [..., N, H, W, C]
     noise: tf.Tensor  # float32 [..., N, latent_dim]
+
+
+class _PresetNames:
+    """`VAE.presets`: the zoo's names, read from disk when asked."""
+
+    def __get__(self, instance: object, owner: type) -> tuple[str, ...]:
+        return presets.names()
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
@@ -97,6 +104,29 @@ class VAE(keras.Model):
             self.build((None, *image_shape))
 
     # ------------------------------------------------------------------------ construction
+
+    presets = _PresetNames()
+
+    @classmethod
+    def from_preset(cls, name: str) -> VAE:
+        """Loads a trained model of the zoo, offline, its weights checked against their hash.
+
+        Args:
+            name: one of `VAE.presets`.
+
+        Returns:
+            A compiled `VAE`.
+
+        Raises:
+            checks.InputError: for an unknown name, or weights that are not the published ones.
+
+        Example:
+            >>> VAE.from_preset("mlp_mnist").sample(25).shape
+            (25, 28, 28, 1)
+        """
+        model = keras.saving.load_model(presets.weights(name))
+        model.compile()
+        return model
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the weights for images of shape [N, H, W, C].

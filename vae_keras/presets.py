@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vae_keras import checks
+from vae_keras import checks, files
 
 SCHEDULES = ("cosine", "constant")
 
@@ -95,5 +94,32 @@ def load_recipe(name: str) -> Recipe:
         checks.InputError: for a name that is not in the zoo; lists those that are.
     """
     checks.choice("preset", name, names())
-    with open(os.path.join(folder(), name, "recipe.json"), encoding="utf-8") as file:
-        return Recipe.from_dict(json.load(file))
+    return Recipe.from_dict(json.loads((folder() / name / "recipe.json").read_text("utf-8")))
+
+
+def weights(name: str) -> Path:
+    """Returns a preset's `model.keras` after its hash was compared with the metadata's.
+
+    Raises:
+        checks.InputError: for an unknown name, missing weights or a wrong hash.
+    """
+    checks.choice("preset", name, names())
+    path = folder() / name / "model.keras"
+    if not path.exists():
+        raise checks.InputError(
+            f"a preset needs its weights. Received: {name}, which has a recipe alone. "
+            f"Train it: python train.py --preset {name}"
+        )
+    found, expected = files.sha256(path), load_metrics(name)["provenance"]["weights_sha256"]
+    if found != expected:
+        raise checks.InputError(
+            f"a preset's weights must have the hash in its metrics.json. Received: {path} with "
+            f"SHA-256 {found[:12]}..., not {expected[:12]}.... Install the package again."
+        )
+    return path
+
+
+def load_metrics(name: str) -> dict[str, Any]:
+    """Reads a preset's `metrics.json`."""
+    checks.choice("preset", name, names())
+    return json.loads((folder() / name / "metrics.json").read_text(encoding="utf-8"))

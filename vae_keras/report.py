@@ -28,6 +28,7 @@ CAPTIONS = {
     "model sees, and its reconstruction through the posterior mean.",
     "interpolations": "Eleven steps along the straight line between the posterior means of two "
     "test images, the originals at both ends.",
+    "manifold": "Images decoded over the two-dimensional latent space, at the prior's quantiles.",
     "latent_map": "Posterior means of the test images in two dimensions, and the distances "
     "between the classes' means in all of them.",
 }
@@ -139,6 +140,7 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:62rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.7rem}h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ddd}
 figure{margin:1.2rem 0;break-inside:avoid}figure img{max-width:100%}
+figure.pair{display:inline-block;width:46%;margin-right:2%}
 figcaption{color:#555;font-size:.9rem}.wide{overflow-x:auto}
 table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
 td,th{padding:.2rem .7rem;border-bottom:1px solid #eee;text-align:right}
@@ -156,10 +158,9 @@ def _figure(path: Path) -> str:
     kind = path.stem.split("_epoch_")[0]
     caption = html.escape(CAPTIONS.get(kind, path.stem))
     image = base64.b64encode(path.read_bytes()).decode()
-    source = f"data:image/png;base64,{image}"
-    return (
-        f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>\n'
-    )
+    pair = ' class="pair"' if kind in ("prior", "uniform") else ""
+    picture = f'<img src="data:image/png;base64,{image}" alt="{caption}">'
+    return f"<figure{pair}>{picture}<figcaption>{caption}</figcaption></figure>\n"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

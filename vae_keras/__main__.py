@@ -1,0 +1,211 @@
+"""The command line of the zoo: python -m vae_keras COMMAND."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vae_keras.model import VAE
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses and runs one command.
+
+    Args:
+        argv: the arguments. Default: the process'.
+
+    Returns:
+        The exit code, see `cli.run`.
+    """
+    arguments = _parser().parse_args(argv)
+    from vae_keras import cli
+
+    return cli.run(lambda: arguments.run(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m vae_keras", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, text: str, model: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        if model:
+            source = sub.add_mutually_exclusive_group(required=True)
+            source.add_argument("--preset", metavar="NAME", help="a model of the zoo")
+            source.add_argument("--model", metavar="PATH", help="a .keras file")
+        return sub
+
+    command("presets", _presets, "Lists the zoo as a table.", model=False)
+
+    sub = command("evaluate", _evaluate, "Measures -log p(x), the ELBO and its terms on MNIST.")
+    sub.add_argument("--samples", type=int, default=5000, metavar="K", help="a posterior's draws")
+    sub.add_argument("--images", type=int, default=10000, metavar="N", help="first test images")
+    sub.add_argument("--seed", type=int, default=0, metavar="S")
+    sub.add_argument("--json", metavar="FILE", help="writes the numbers there, too")
+
+    sub = command("sample", _sample, "Draws images from the prior into one PNG.")
+    sub.add_argument("--count", type=int, default=25, metavar="N", help="a multiple of 5")
+    sub.add_argument("--seed", type=int, default=0, metavar="S")
+    sub.add_argument("--to", default="samples.png", metavar="FILE")
+
+    sub = command("figures", _figures, "Draws the figures of the test set.")
+    sub.add_argument("--to", default="figures", metavar="DIR")
+
+    sub = command("export", _export, "Writes a version under a TF Serving base path.")
+    sub.add_argument("--to", required=True, metavar="DIR")
+    sub.add_argument("--version", type=int, metavar="V", help="default: the next one")
+
+    sub = command("publish", _publish, "Puts a finished run of a preset into the zoo.", model=False)
+    sub.add_argument("run_folder", metavar="RUN", help="such as runs/mlp_mnist")
+    return parser
+
+
+def _load(arguments: argparse.Namespace) -> VAE:
+    import keras
+
+    from vae_keras import checks
+    from vae_keras.model import VAE
+
+    if arguments.preset is not None:
+        return VAE.from_preset(arguments.preset)
+    path = Path(arguments.model)
+    if path.suffix != ".keras" or not path.is_file():
+        raise checks.InputError(
+            f"--model takes a .keras file. Received: {path}. Train one: python train.py"
+        )
+    try:
+        model = keras.saving.load_model(path)
+    except Exception as error:  # Keras raises many kinds for a damaged archive
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise checks.InputError(
+            f"--model takes a sound .keras file. Received: {path} ({reason})."
+        ) from error
+    if not isinstance(model, VAE):
+        raise checks.InputError(
+            f"--model takes a VAE. Received: a {type(model).__name__} in {path}."
+        )
+    return model
+
+
+def _presets(_: argparse.Namespace) -> None:
+    from vae_keras import presets
+
+    rows = [("preset", "-log p(x)", "epochs", "what it is")]
+    for name in presets.names():
+        recipe = presets.load_recipe(name)
+        has_weights = (presets.folder() / name / "model.keras").exists()
+        measured = presets.load_metrics(name)["metrics"] if has_weights else []
+        value = next((e["value"] for e in measured if e["name"] == "negative_log_likelihood"), None)
+        shown = "no weights" if value is None else f"{value:.2f}"
+        rows.append((name, shown, str(recipe.epochs), recipe.description))
+    _print_table(rows)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from vae_keras import checks, data, evaluation, files
+
+    checks.whole_number("--samples", arguments.samples, 1)
+    count = checks.whole_number("--images", arguments.images, 1, 10000)
+    model = _load(arguments)
+    # A model that is trained on grey pixels is still measured on binary ones, as all are.
+    mode = "threshold" if model.binarization == "threshold" else "dynamic"
+    x = data.binarize(data.load_mnist().x_test[:count], arguments.seed, mode)
+    likelihood = evaluation.estimate_log_likelihood(
+        model, x, arguments.samples, seed=arguments.seed
+    )
+    terms = evaluation.evaluate_elbo(model, x, 10, seed=arguments.seed)
+    entries = [
+        {
+            "name": "negative_log_likelihood",
+            "value": -likelihood.estimate.mean,
+            "standard_error": likelihood.estimate.standard_error,
+            "num_samples": likelihood.num_samples,
+        }
+    ] + [
+        {
+            "name": name,
+            "value": estimate.mean,
+            "standard_error": estimate.standard_error,
+            "num_samples": terms.num_draws,
+        }
+        for name, estimate in (
+            ("elbo", terms.elbo),
+            ("rate", terms.rate),
+            ("distortion", terms.distortion),
+        )
+    ]
+    _print_table(
+        [("nats per image", "mean", "standard error", "samples")]
+        + [
+            (e["name"], f"{e['value']:.3f}", f"{e['standard_error']:.3f}", str(e["num_samples"]))
+            for e in entries
+        ]
+    )
+    for k, bound in likelihood.curve.items():
+        print(f"bound at k = {k}: {bound.mean:.3f}")
+    print(f"{len(x)} images, {mode} binarization, seed {arguments.seed}")
+    if arguments.json:
+        result = {
+            "metrics": entries,
+            "num_images": len(x),
+            "binarization": mode,
+            "seed": arguments.seed,
+            "bounds": {str(k): bound.mean for k, bound in likelihood.curve.items()},
+            "effective_sample_size": float(likelihood.effective_sample_size.mean()),
+            "seconds": likelihood.seconds,
+        }
+        files.write_json(arguments.json, result)
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from vae_keras import checks, figures
+
+    count = checks.whole_number("--count", arguments.count, 5, 10000)
+    if count % 5:
+        raise checks.InputError(f"--count must be a multiple of 5. Received: {count}.")
+    images = _load(arguments).sample(count, arguments.seed)
+    title = f"{count} images decoded from z ~ N(0, I)"
+    figures.save(figures.grid(images, count // 5, 5, title), arguments.to)
+    print(arguments.to)
+
+
+def _figures(arguments: argparse.Namespace) -> None:
+    from vae_keras import data, figures, gallery
+
+    model, images = _load(arguments), data.load_mnist()
+    mode = "none" if model.binarization == "none" else model.binarization
+    test = data.binarize(images.x_test, model.seed, mode)
+    for name, figure in gallery.test_figures(model, images.x_test, test, images.y_test):
+        path = Path(arguments.to) / f"{name}.png"
+        figures.save(figure, path)
+        print(path)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from vae_keras import export
+
+    print(export.export_saved_model(_load(arguments), arguments.to, arguments.version))
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from vae_keras import zoo
+
+    print(zoo.publish(Path(arguments.run_folder)))
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print(
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main())

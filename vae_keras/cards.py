@@ -1,0 +1,181 @@
+"""Model cards and zoo tables, rendered from the JSON files beside the weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vae_keras import presets, report
+
+_CARD_FIGURES = ("prior", "reconstructions", "interpolations", "manifold", "latent_map")
+_MARK = re.compile(r"(<!-- zoo -->\n).*?(<!-- /zoo -->)", re.DOTALL)
+
+
+def render(folder: Path | None = None) -> dict[Path, str]:
+    """Renders every file that shows the zoo's numbers.
+
+    Args:
+        folder: the zoo. Default `presets.folder()`.
+
+    Returns:
+        Path to text: a card a preset with weights, `saved_models/README.md`, and the project's
+        README with its table in place, where there is one.
+    """
+    zoo = presets.folder() if folder is None else folder
+    published = json.loads((zoo / "published.json").read_text(encoding="utf-8"))
+    measured = {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(zoo.glob("*/metrics.json"))
+    }
+    texts = {
+        zoo / name / "README.md": card(
+            presets.load_recipe(name), metrics, published.get(name), _figures(zoo / name)
+        )
+        for name, metrics in measured.items()
+    }
+    texts[zoo / "README.md"] = "# The zoo\n\n" + zoo_table(measured, published)
+    readme = zoo.parent / "README.md"
+    if readme.exists():
+        table = zoo_table(measured, published, link="saved_models/")
+        old = readme.read_text(encoding="utf-8")
+        texts[readme] = _MARK.sub(lambda match: match[1] + table + match[2], old)
+    return texts
+
+
+def zoo_table(
+    measured: Mapping[str, Mapping[str, Any]],
+    published: Mapping[str, Mapping[str, Any]],
+    link: str = "",
+) -> str:
+    """Renders the presets as a Markdown table, our figure beside the published one.
+
+    Args:
+        measured: preset to its metrics.
+        published: preset to the figure of the same class and its source.
+        link: put before a preset's folder. Default none.
+
+    Returns:
+        Markdown.
+    """
+    lines = [
+        "| preset | parameters | test -log p(x) | test ELBO | published, same class | source |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, metrics in measured.items():
+        entries = {entry["name"]: entry for entry in metrics["metrics"]}
+        other = published.get(name, {})
+        lines.append(
+            f"| [{name}]({link}{name}/README.md) | {metrics['parameters']:,} "
+            f"| {_number(entries['negative_log_likelihood'])} | {_number(entries['elbo'])} "
+            f"| {other.get('value', '')} | {other.get('source', '')} |"
+        )
+    first = next(iter(measured.values()))["metrics"]
+    entry = next(entry for entry in first if entry["name"] == "negative_log_likelihood")
+    return "\n".join(lines) + (
+        f"\n\nNats per image, mean ± standard error over the {entry['num_images']:,} test images, "
+        f"{entry['binarization']} binarization; -log p(x) from {entry['num_samples']:,} importance "
+        "samples an image.\n"
+    )
+
+
+def card(
+    recipe: presets.Recipe,
+    metrics: Mapping[str, Any],
+    published: Mapping[str, Any] | None,
+    figures: list[str],
+) -> str:
+    """Renders a preset's model card.
+
+    Args:
+        recipe: what trained it.
+        metrics: what was measured, as `metrics.json` holds it.
+        published: the figure of the same class, {"value", "source"}, or None.
+        figures: names of the PNG files in its folder `figures`.
+
+    Returns:
+        Markdown.
+    """
+    name, made = metrics["preset"], metrics["provenance"]
+    held = recipe.validation or 0
+    trained_on = (
+        "all 60,000 training images; the recipe was chosen before, with the last 10,000 of them "
+        "held out"
+        if not held
+        else f"the first {60000 - held:,} training images, the last {held:,} held out"
+    )
+    rows = "".join(
+        f"| {entry['name'].replace('_', ' ')} | {_number(entry)} | {entry.get('unit', '')} "
+        f"| {_how(entry)} |\n"
+        for entry in metrics["metrics"]
+    )
+    curve = metrics.get("importance_weighted_bounds", {})
+    bounds = ", ".join(f"{value:.2f} at k = {int(k):,}" for k, value in curve.items())
+    versions = ", ".join(f"{what} {which}" for what, which in made["versions"].items())
+    hardware = made["hardware"]
+    lines = [
+        f"# {name}\n",
+        f"{recipe.description}.\n",
+        "```python\nfrom vae_keras import VAE\n\n"
+        f'vae = VAE.from_preset("{name}")\nimages = vae.sample(25)\n```\n',
+        "## Numbers\n",
+        f"| figure | value | unit | how |\n|---|---|---|---|\n{rows}",
+    ]
+    if published:
+        lines.append(
+            f"The published figure of this class is {published['value']} ({published['source']}).\n"
+        )
+    if bounds:
+        lines.append(f"The bound on -log p(x) tightens with the samples: {bounds}.\n")
+    lines += [
+        "The recipe was chosen on held-out training images. The test set was touched once, for "
+        "these numbers.\n",
+        "## Training\n",
+        f"{recipe.epochs:,} epochs on {trained_on}; batch size {recipe.batch_size}, Adam at "
+        f"{recipe.learning_rate:g}, {recipe.schedule} schedule after {recipe.warmup_steps} steps "
+        f"of warm-up, {recipe.binarization} binarization, seed {recipe.seed}. "
+        f"{metrics['parameters']:,} parameters.\n",
+        f"```bash\npython train.py --preset {name}\n```\n",
+        "## Figures\n",
+        *(f"![{report.CAPTIONS[_kind(f)]}](figures/{f})\n" for f in figures),
+        "## Made with\n",
+        f"{versions}; {hardware['cpu']}, {hardware['cores']} cores; commit `{made['commit']}`; "
+        f"weights SHA-256 `{made['weights_sha256']}`.\n",
+        "## Limits\n",
+        "It models binary images of handwritten digits and nothing else: an image that is none "
+        "is encoded all the same. Likelihoods compare only with figures under the same "
+        "binarization.\n",
+    ]
+    return "\n".join(lines)
+
+
+def _figures(folder: Path) -> list[str]:
+    paths = sorted((folder / "figures").glob("*.png"))
+    return [p.name for kind in _CARD_FIGURES for p in paths if _kind(p.name) == kind]
+
+
+def _kind(file_name: str) -> str:
+    return file_name.removesuffix(".png").split("_epoch_")[0]
+
+
+def _number(entry: Mapping[str, Any]) -> str:
+    value, error = entry["value"], entry.get("standard_error")
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+
+
+def _how(entry: Mapping[str, Any]) -> str:
+    facts = [str(entry["estimator"]).replace("_", " ")]
+    if "num_samples" in entry:
+        facts.append(f"{entry['num_samples']:,} samples")
+    facts += [
+        f"{entry['num_images']:,} {entry['split']} images",
+        f"{entry['binarization']} binarization",
+        f"seed {entry['seed']}",
+    ]
+    if "seconds" in entry:
+        facts.append(f"{entry['seconds']:.0f} s")
+    return ", ".join(facts)

@@ -1,0 +1,107 @@
+"""A finished run to a zoo folder: weights, SavedModel, the full evaluation, goldens, card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from vae_keras import cards, checks, data, evaluation, export, files, presets, report, training
+from vae_keras.model import VAE
+
+GOLDEN_SEED = 0
+_GOLDEN_IMAGES = 10
+_FIGURES = ("prior_epoch_*", "reconstructions", "interpolations", "manifold", "latent_map")
+
+
+def publish(run: Path, num_samples: int = 5000) -> Path:
+    """Publishes a finished run of a preset in the zoo; this is where the test set is touched.
+
+    Args:
+        run: the run folder of an unchanged preset.
+        num_samples: importance samples an image. Default 5000.
+
+    Returns:
+        The zoo folder.
+
+    Raises:
+        checks.InputError: for a run that is not finished, or not of the preset's recipe.
+    """
+    if not (run / "report.html").exists():
+        raise checks.InputError(f"only a finished run is published. Received: {run}. Finish it.")
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    name = config["preset"]
+    recipe = presets.load_recipe(name)
+    if config != {"preset": name, "data": config["data"]} | recipe.to_dict():
+        raise checks.InputError(
+            f"a published run follows its preset's recipe. Received: {run}, which differs from "
+            f"{name}. Train without other flags."
+        )
+    target = presets.folder() / name
+    model = keras.saving.load_model(run / "model.keras")
+    images = training.load_images(config["data"])
+    test = data.binarize(images.x_test, recipe.seed, recipe.binarization)
+    likelihood = evaluation.estimate_log_likelihood(model, test, num_samples, seed=recipe.seed)
+    shutil.copyfile(run / "model.keras", target / "model.keras")
+    export.export_saved_model(model, target, version=1, overwrite=True)
+    np.savez_compressed(target / "golden.npz", **golden(model, images.x_test[:_GOLDEN_IMAGES]))
+    (target / "figures").mkdir(exist_ok=True)
+    for path in (path for kind in _FIGURES for path in (run / "figures").glob(f"{kind}.png")):
+        shutil.copyfile(path, target / "figures" / path.name)
+    files.write_json(target / "metrics.json", _metrics(run, recipe, likelihood))
+    for path, text in cards.render().items():
+        files.write_text(path, text)
+    return target
+
+
+def golden(model: VAE, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns inputs and what the model makes of them, for the conformance test.
+
+    Args:
+        model: the model.
+        images: uint8 [N, H, W, C].
+
+    Returns:
+        Name to array: images, loc, scale, reconstructions, elbo, samples, interpolations.
+    """
+    binary = data.binarize(images, GOLDEN_SEED)
+    loc, scale = model.encode(binary)
+    return {
+        "images": images,
+        "loc": loc,
+        "scale": scale,
+        "reconstructions": model.reconstruct(binary),
+        "elbo": model.elbo(binary, GOLDEN_SEED).elbo,
+        "samples": model.sample(4, GOLDEN_SEED),
+        "interpolations": model.interpolate(binary[:1], binary[1:2], 5),
+    }
+
+
+def _metrics(
+    run: Path, recipe: presets.Recipe, likelihood: evaluation.LogLikelihood
+) -> dict[str, object]:
+    """The run's numbers, the likelihood in front, and the hash of the weights."""
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    metrics["provenance"]["weights_sha256"] = files.sha256(run / "model.keras")
+    entry = report.metric(
+        "negative_log_likelihood",
+        -likelihood.estimate.mean,
+        unit="nats per image",
+        estimator="importance_weighted",
+        num_samples=likelihood.num_samples,
+        num_images=len(likelihood.estimate.per_example),
+        standard_error=likelihood.estimate.standard_error,
+        split="test",
+        binarization=recipe.binarization,
+        seed=likelihood.seed,
+        seconds=likelihood.seconds,
+        effective_sample_size=float(np.median(likelihood.effective_sample_size)),
+    )
+    bounds = {str(k): -estimate.mean for k, estimate in likelihood.curve.items()}
+    return metrics | {
+        "metrics": [entry, *metrics["metrics"]],
+        "importance_weighted_bounds": bounds,
+    }
