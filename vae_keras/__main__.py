@@ -59,9 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("export", _export, "Writes a version under a TF Serving base path.")
     sub.add_argument("--to", required=True, metavar="DIR")
     sub.add_argument("--version", type=int, metavar="V", help="default: the next one")
+    formats = ("saved_model", "onnx", "litert")
+    sub.add_argument("--format", default=formats[0], choices=formats)
 
     sub = command("publish", _publish, "Puts a finished run of a preset into the zoo.", model=False)
     sub.add_argument("run_folder", metavar="RUN", help="such as runs/mlp_mnist")
+
+    command("render", _render, "Writes the cards and tables anew from their JSON.", model=False)
     return parser
 
 
@@ -189,6 +193,10 @@ def _figures(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from vae_keras import export
 
+    if arguments.format != "saved_model":
+        for path in export.export_parts(_load(arguments), arguments.to, arguments.format):
+            print(path)
+        return
     print(export.export_saved_model(_load(arguments), arguments.to, arguments.version))
 
 
@@ -196,6 +204,14 @@ def _publish(arguments: argparse.Namespace) -> None:
     from vae_keras import zoo
 
     print(zoo.publish(Path(arguments.run_folder)))
+
+
+def _render(_: argparse.Namespace) -> None:
+    from vae_keras import cards, files
+
+    for path, text in cards.render().items():
+        files.write_text(path, text)
+        print(path)
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from vae_keras import presets, report
 
-_CARD_FIGURES = ("prior", "reconstructions", "interpolations", "manifold", "latent_map")
+_CARD_FIGURES = ("elbo", "prior", "reconstructions", "interpolations", "manifold", "latent_map")
 _MARK = re.compile(r"(<!-- zoo -->\n).*?(<!-- /zoo -->)", re.DOTALL)
 
 

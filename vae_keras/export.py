@@ -1,21 +1,35 @@
-"""SavedModel signatures for TF Serving, in version folders that appear whole or not at all."""
+"""Models for use without this package: SavedModel versions for TF Serving, ONNX and LiteRT."""
 
 from __future__ import annotations
 
-import math
+import hashlib
+import importlib.util
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from vae_keras import checks, files, noise
+from vae_keras import checks, files, warmup
+from vae_keras._version import __version__
 from vae_keras.model import VAE
+from vae_keras.signatures import DEFAULT, Signature, example_inputs, signatures
 
 SCORE_SAMPLES = 50  # importance samples behind `log_marginal`
+LARGEST_BATCH = 64  # rows of the larger warm-up requests
+
+METADATA_FILE = "assets.extra/metadata.json"
+GOLDEN_FILE = "assets.extra/golden.json"
+_GOLDEN_ROWS = 2
+
+# What a format's files end in, and the packages that write it beyond this one's own needs.
+_PART_FORMATS = {"onnx": (".onnx", ("tf2onnx", "onnx")), "litert": (".tflite", ())}
 
 
 def export_saved_model(
@@ -24,10 +38,11 @@ def export_saved_model(
     version: int | None = None,
     *,
     score_samples: int = SCORE_SAMPLES,
+    largest_batch: int = LARGEST_BATCH,
     validate: bool = True,
     overwrite: bool = False,
 ) -> Path:
-    """Writes a version of the model under a TF Serving base path.
+    """Writes a version of the model under a TF Serving base path, whole or not at all.
 
     Every signature is a pure function of its inputs, row by row; N is free.
 
@@ -41,13 +56,19 @@ def export_saved_model(
     | `score` | `images`, `seeds` int32 [N, 2] | `elbo`, `log_likelihood`, `kl`, `log_marginal` |
 
     A row's seeds are (seed, row): `sample` of [[7, 0], [7, 1]] is `model.sample(2, seed=7)`, and
-    `score` of the same rows is `model.elbo(images, seed=7)`.
+    `score` of the same rows is `model.elbo(images, seed=7)`, bit for bit.
+
+    The version's `assets.extra` holds what a server reads on loading,
+    `tf_serving_warmup_requests`, and for people and tests `metadata.json` and `golden.json`,
+    REST requests in columnar form with their responses.
 
     Args:
         model: a built model.
         base_path: the folder that TF Serving polls; made when missing.
         version: positive integer, or None for the next one. Default None.
         score_samples: importance samples behind `log_marginal`. Default 50.
+        largest_batch: rows of the larger of the two warm-up requests of each signature; the
+            server's largest batch. Default 64.
         validate: whether bad rows are refused with INVALID_ARGUMENT. Default True.
         overwrite: whether an existing version is replaced. Default False.
 
@@ -55,23 +76,20 @@ def export_saved_model(
         The version's folder.
 
     Raises:
-        checks.InputError: for a version that exists, a version < 1 or a model without weights.
+        checks.InputError: for a version that exists, a number below 1 or a model without weights.
 
     Example:
         >>> export_saved_model(vae, "serving/mnist")
         PosixPath('serving/mnist/1')
     """
-    if not model.built:
-        raise checks.InputError(
-            "export needs a model with weights. Received: one that saw no images. "
-            "Call fit or build((None, H, W, C)) first."
-        )
+    _require_built(model)
+    checks.whole_number("score_samples", score_samples, 1)
+    checks.whole_number("largest_batch", largest_batch, 1)
     base = Path(base_path)
     base.mkdir(parents=True, exist_ok=True)
     if version is None:
-        version = (
-            max((int(entry.name) for entry in base.iterdir() if entry.name.isdigit()), default=0)
-            + 1
+        version = 1 + max(
+            (int(path.name) for path in base.iterdir() if path.name.isdigit()), default=0
         )
     target = base / str(checks.whole_number("version", version, 1))
     if target.exists() and not overwrite:
@@ -82,152 +100,193 @@ def export_saved_model(
     # A name that is no integer: a server that polls ignores it until the rename.
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=base))
     try:
-        _write(model, temporary, score_samples, validate)
-        temporary.chmod(0o755)
-        for folder, _, names in os.walk(temporary):
-            for name in names:
-                _sync_file(Path(folder) / name)
-            files.sync_folder(folder)
-        if target.exists():
-            retired = Path(tempfile.mkdtemp(prefix=".retired-", dir=base))
-            os.replace(target, retired / target.name)
-            os.replace(temporary, target)
-            shutil.rmtree(retired)
-        else:
-            os.replace(temporary, target)
+        served = signatures(model, score_samples, validate)
+        _write_saved_model(served, temporary)
+        _write_extras(model, served, temporary, score_samples, largest_batch, validate)
+        _publish(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    files.sync_folder(base)
     return target
 
 
-def _write(model: VAE, folder: Path, score_samples: int, validate: bool) -> None:
-    archive = keras.export.ExportArchive()
-    archive.track(model.encoder)
-    archive.track(model.decoder)
-    for name, (function, specs) in _signatures(model, score_samples, validate).items():
-        archive.add_endpoint(name, function, input_signature=specs)
-    archive.write_out(os.fspath(folder), verbose=False)
+def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tuple[Path, Path]:
+    """Writes encoder and decoder as files of their own, through Keras' exporters.
 
+    The encoder takes images [N, H, W, C] in [0, 1] and returns the posterior's `loc` and `scale`
+    [N, L]; the decoder takes latents [N, L] and returns `probabilities` [N, H, W, C]. N is free.
+    Neither checks its rows.
 
-def _signatures(
-    model: VAE, score_samples: int, validate: bool
-) -> dict[str, tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]]:
-    """The functions by name, the default one first, with what they take."""
-    latent_dim, image_shape = model.latent_dim, model.image_shape
-    # Only the first axis is declared: TF Serving does not enforce shapes, the checks do.
-    images = tf.TensorSpec([None, None, None, None] if validate else [None, *image_shape])
-    latents = tf.TensorSpec([None, None] if validate else [None, latent_dim])
-    fractions = tf.TensorSpec([None], name="fractions")
-    seeds = tf.TensorSpec([None, 2], tf.int32, name="seeds")
+    Args:
+        model: a built model with float32 weights.
+        folder: where `encoder` and `decoder` go, with the format's suffix; made when missing.
+        format: "onnx" (extra `[onnx]`) or "litert".
 
-    def named(spec: tf.TensorSpec, name: str) -> tf.TensorSpec:
-        return tf.TensorSpec(spec.shape, spec.dtype, name=name)
+    Returns:
+        The encoder's and the decoder's path.
 
-    def checked_images(x: tf.Tensor, name: str) -> tf.Tensor:
-        if validate:
-            rule = f"{name} must have shape [N, {', '.join(map(str, image_shape))}]"
-            same = tf.reduce_all(tf.equal(tf.shape(x)[1:], image_shape))
-            with tf.control_dependencies([tf.debugging.Assert(same, [rule, tf.shape(x)])]):
-                x = tf.identity(x)
-            x = _within_unit(x, name)
-        return tf.ensure_shape(x, [None, *image_shape])
+    Raises:
+        checks.InputError: for an unknown format, one whose packages are missing, or a model
+            without weights.
 
-    def checked_latents(z: tf.Tensor) -> tf.Tensor:
-        if validate:
-            same = tf.equal(tf.shape(z)[1], latent_dim)
-            shape = tf.debugging.Assert(
-                same, [f"latents must have shape [N, {latent_dim}]", tf.shape(z)]
-            )
-            finite = tf.debugging.Assert(
-                tf.reduce_all(tf.math.is_finite(z)), ["latents must be finite"]
-            )
-            with tf.control_dependencies([shape, finite]):
-                z = tf.identity(z)
-        return tf.ensure_shape(z, [None, latent_dim])
-
-    def probabilities(z: tf.Tensor) -> tf.Tensor:
-        return tf.sigmoid(tf.cast(model.decoder(z), tf.float32))
-
-    def reconstruct(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"reconstructions": model.call(checked_images(images, "images"))}
+    Example:
+        >>> export_parts(vae, "exported", "onnx")
+        (PosixPath('exported/encoder.onnx'), PosixPath('exported/decoder.onnx'))
+    """
+    _require_built(model)
+    suffix, packages = _PART_FORMATS[checks.choice("format", format, tuple(_PART_FORMATS))]
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise checks.InputError(
+            f"format {format} needs the packages {' and '.join(packages)}. Received: an "
+            f"environment without {missing[0]}. Run: pip install 'vae-keras[{format}]'"
+        )
 
     def encode(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        normal = model.posterior(checked_images(images, "images")).distribution
+        normal = model.posterior(model.pixels(images)).distribution
         return {"loc": normal.loc, "scale": normal.scale}
 
     def decode(latents: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": probabilities(checked_latents(latents))}
+        return {"probabilities": model.likelihood(latents).mean()}
 
-    def sample(seeds: tf.Tensor) -> dict[str, tf.Tensor]:
-        z = _row_noise(seeds, noise.Stream.PRIOR, latent_dim)
-        return {"probabilities": probabilities(z), "latents": z}
-
-    def interpolate(
-        start_images: tf.Tensor, end_images: tf.Tensor, fractions: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        start = model.posterior(checked_images(start_images, "start_images")).distribution.loc
-        end = model.posterior(checked_images(end_images, "end_images")).distribution.loc
-        weight = _within_unit(fractions, "fractions") if validate else fractions
-        weight = weight[:, tf.newaxis]
-        return {"probabilities": probabilities((1.0 - weight) * start + weight * end)}
-
-    def score(images: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
-        x = checked_images(images, "images")
-        _, terms = model.bound(x, _row_noise(seeds, noise.Stream.TEST_LATENTS, latent_dim))
-        marginal = _log_marginal(model, x, seeds, score_samples)
-        return {**terms._asdict(), "log_marginal": marginal}
-
-    image_spec = named(images, "images")
-    return {
-        "reconstruct": (reconstruct, [image_spec]),
-        "encode": (encode, [image_spec]),
-        "decode": (decode, [named(latents, "latents")]),
-        "sample": (sample, [seeds]),
-        "interpolate": (
-            interpolate,
-            [named(images, "start_images"), named(images, "end_images"), fractions],
-        ),
-        "score": (score, [image_spec, seeds]),
+    parts = {
+        "encoder": (model.encoder, encode, "images", model.image_shape),
+        "decoder": (model.decoder, decode, "latents", (model.latent_dim,)),
     }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, (layer, function, input_name, shape) in parts.items():
+        part = _Part(name, layer, function)
+        part(tf.zeros((1, *shape)))
+        path = folder / (name + suffix)
+        spec = tf.TensorSpec([None, *shape], name=input_name)
+        part.export(os.fspath(path), format=format, input_signature=[spec], verbose=False)
+        paths.append(path)
+    return paths[0], paths[1]
 
 
-def _row_noise(seeds: tf.Tensor, stream: noise.Stream, size: int) -> tf.Tensor:
-    """Standard normal noise [N, size], each row from its own (seed, row)."""
+def weights_sha256(model: VAE) -> str:
+    """Returns the SHA-256 of the encoder's and the decoder's weights, shapes and dtypes included.
 
-    def one(pair: tf.Tensor) -> tf.Tensor:
-        return noise.normal(pair[0], stream, rows=1, size=size, row=pair[1])[0]
+    Args:
+        model: a built model.
 
-    return tf.map_fn(one, seeds, fn_output_signature=tf.TensorSpec([size], tf.float32))
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for weight in (*model.encoder.weights, *model.decoder.weights):
+        value = np.ascontiguousarray(weight.numpy())
+        digest.update(f"{value.dtype.name}{value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
 
 
-def _log_marginal(model: VAE, x: tf.Tensor, seeds: tf.Tensor, samples: int) -> tf.Tensor:
-    """Importance-weighted log p(x), [N], one image at a time so that memory stays bounded."""
-    prior = model.prior.distribution(model.latent_dim)
+class _Part(keras.Model):
+    """A network and what it computes, in the form that Keras' exporters take."""
 
-    def one(row: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        image, pair = row
-        draws = noise.normal(
-            pair[0], noise.Stream.IMPORTANCE, rows=samples, size=model.latent_dim, step=pair[1]
+    def __init__(
+        self, name: str, layer: keras.layers.Layer, function: Callable[[tf.Tensor], Any]
+    ) -> None:
+        super().__init__(name=name)
+        self.layer, self.function = layer, function
+
+    def call(self, x: tf.Tensor) -> Any:
+        return self.function(x)
+
+
+def _require_built(model: VAE) -> None:
+    if not model.built:
+        raise checks.InputError(
+            "export needs a model with weights. Received: one that saw no images. "
+            "Call fit or build((None, H, W, C)) first."
         )
-        posterior = model.posterior(image[tf.newaxis]).distribution
-        z = posterior.loc + posterior.scale * draws  # [S, L]
-        log_q = tf.reduce_sum(posterior.log_prob(z), axis=-1)
-        log_weight = model.likelihood(z).log_prob(image) + prior.log_prob(z) - log_q
-        return tf.reduce_logsumexp(log_weight) - math.log(samples)
-
-    return tf.map_fn(one, (x, seeds), fn_output_signature=tf.TensorSpec([], tf.float32))
 
 
-def _within_unit(x: tf.Tensor, name: str) -> tf.Tensor:
-    # A comparison with NaN is false, so one pass refuses NaN, infinities and values outside.
-    inside = tf.reduce_all((x >= 0.0) & (x <= 1.0))
-    rule = f"{name} must be finite and lie in [0, 1]"
-    with tf.control_dependencies([tf.debugging.Assert(inside, [rule])]):
-        return tf.identity(x)
+def _write_saved_model(served: dict[str, Signature], folder: Path) -> None:
+    # The archive finds the weights in the functions; tracking the layers would store them twice.
+    archive = keras.export.ExportArchive()
+    for name, signature in served.items():
+        archive.add_endpoint(name, signature.function, input_signature=signature.inputs)
+    archive.write_out(os.fspath(folder), verbose=False)
 
 
-def _sync_file(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+def _write_extras(
+    model: VAE,
+    served: dict[str, Signature],
+    folder: Path,
+    score_samples: int,
+    largest_batch: int,
+    validate: bool,
+) -> None:
+    batch_sizes = sorted({1, largest_batch})
+    metadata = {
+        "versions": {
+            "vae_keras": __version__,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
+        "weights_sha256": weights_sha256(model),
+        "image_shape": list(model.image_shape),
+        "latent_dim": model.latent_dim,
+        "score_samples": score_samples,
+        "validate": validate,
+        "warmup_batch_sizes": batch_sizes,
+    }
+    files.write_json(folder / METADATA_FILE, metadata)
+    # One line a case: indented, a pixel a line, the file would be seven times the size.
+    cases = ",\n".join(
+        json.dumps(case, separators=(",", ":"), allow_nan=False)
+        for case in _golden_cases(served, folder)
+    )
+    files.write_text(folder / GOLDEN_FILE, f"[\n{cases}\n]\n")
+    specs = {name: {spec.name: spec for spec in served[name].inputs} for name in served}
+    specs[DEFAULT] = specs[next(iter(served))]
+    warmup.write(folder / warmup.FILE, list(specs.items()), tuple(batch_sizes))
+
+
+def _golden_cases(served: dict[str, Signature], folder: Path) -> list[dict[str, Any]]:
+    """REST bodies in columnar form, the responses as the files just written give them."""
+    written = tf.saved_model.load(os.fspath(folder))
+    cases = []
+    for name, signature in served.items():
+        inputs = example_inputs(signature, _GOLDEN_ROWS)
+        outputs = written.signatures[name](**{key: tf.constant(x) for key, x in inputs.items()})
+        columns = {key: _json_numbers(value.numpy()) for key, value in outputs.items()}
+        request = {key: _json_numbers(value) for key, value in inputs.items()}
+        cases.append(
+            {
+                "request": {"signature_name": name, "inputs": request},
+                # The server gives a single output bare.
+                "response": {
+                    "outputs": columns if len(columns) > 1 else next(iter(columns.values()))
+                },
+            }
+        )
+    return cases
+
+
+def _json_numbers(values: np.ndarray) -> list[Any]:
+    """Nested lists in the fewest digits that read back as the same float32."""
+    return (
+        values.astype(str).astype(float).tolist() if values.dtype.kind == "f" else values.tolist()
+    )
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    """Puts a finished folder in its place: on the disk first, then under its name."""
+    temporary.chmod(0o755)
+    for folder, _, names in os.walk(temporary):
+        for name in names:
+            with open(Path(folder) / name, "rb") as file:
+                os.fsync(file.fileno())
+        files.sync_folder(folder)
+    if target.exists():
+        retired = Path(tempfile.mkdtemp(prefix=".retired-", dir=target.parent))
+        os.replace(target, retired / target.name)
+        os.replace(temporary, target)
+        shutil.rmtree(retired)
+    else:
+        os.replace(temporary, target)
+    files.sync_folder(target.parent)

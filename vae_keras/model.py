@@ -27,6 +27,15 @@ class Posterior(NamedTuple):
     scale: np.ndarray
 
 
+class _Graphs(NamedTuple):
+    """Tensor functions that run as graphs, batch size free; see `VAE._trace_later`."""
+
+    encode: Callable[..., Posterior]
+    decode: Callable[..., tf.Tensor]
+    reconstruct: Callable[..., tf.Tensor]
+    terms: Callable[..., Terms]
+
+
 class _Draws(NamedTuple):
     """The random numbers of a step, drawn outside of the compiled kernel."""
 
@@ -160,7 +169,24 @@ class VAE(keras.Model):
             if not part.built:
                 part.build(part_shape)
         self._build_shapes_dict = {"input_shape": shape}
+        self._graphs = self._trace_later()
         self.built = True
+
+    def _trace_later(self) -> _Graphs:
+        """The array methods' tensor functions as graphs, as `export` writes them.
+
+        TensorFlow fuses operations in a graph, and the fused ones round differently: only a graph
+        answers bit for bit as the served model does.
+        """
+        images = tf.TensorSpec((None, *self.image_shape))
+        latents = tf.TensorSpec((None, self.latent_dim))
+        number = tf.TensorSpec((), tf.int64)
+        return _Graphs(
+            encode=tf.function(self._moments, [images], autograph=False),
+            decode=tf.function(self._probabilities, [latents], autograph=False),
+            reconstruct=tf.function(self.call, [images], autograph=False),
+            terms=tf.function(self._terms, [images, number, number], autograph=False),
+        )
 
     def _declared_image_shape(self) -> tuple[int, ...] | None:
         """The image shape when the parts state it, else None: `build` then waits for data."""
@@ -216,13 +242,22 @@ class VAE(keras.Model):
         Returns:
             Pixel probabilities, float32 [N, H, W, C].
         """
-        posterior = self.posterior(self._pixels(images))
+        posterior = self.posterior(self.pixels(images))
         return self._probabilities(posterior.distribution.loc)
 
     def _probabilities(self, latents: tf.Tensor) -> tf.Tensor:
         return tf.sigmoid(tf.cast(self.decoder(latents), tf.float32))
 
-    def _pixels(self, images: tf.Tensor) -> tf.Tensor:
+    def _moments(self, images: tf.Tensor) -> Posterior:
+        normal = self.posterior(images).distribution
+        return Posterior(normal.loc, normal.scale)
+
+    def _terms(self, images: tf.Tensor, seed: tf.Tensor, row: tf.Tensor) -> Terms:
+        rows, stream = tf.shape(images)[0], noise.Stream.TEST_LATENTS
+        draws = noise.normal(seed, stream, rows=rows, size=self.latent_dim, row=row)
+        return self.bound(images, draws)[1]
+
+    def pixels(self, images: tf.Tensor) -> tf.Tensor:
         """Images as the encoder sees them where nothing may be random."""
         mode = "none" if self.binarization == "dynamic" else self.binarization
         return data.to_pixels(_as_images(images), None, mode)
@@ -238,21 +273,18 @@ class VAE(keras.Model):
         Returns:
             `Posterior(loc, scale)`, float32 [N, latent_dim] each.
         """
-
-        def block(images: tf.Tensor) -> Posterior:
-            normal = self.posterior(self._pixels(images)).distribution
-            return Posterior(normal.loc, normal.scale)
-
-        return Posterior(*_in_blocks(block, self._images(x)))
+        images = self._images(x)
+        return Posterior(*_in_blocks(lambda rows: self._graphs.encode(self.pixels(rows)), images))
 
     def decode(self, latents: Any) -> np.ndarray:
         """Returns pixel probabilities [N, H, W, C] for latents [N, latent_dim]."""
         self._require_built("decode")
-        return _in_blocks(self._probabilities, checks.latents(latents, self.latent_dim))
+        return _in_blocks(self._graphs.decode, checks.latents(latents, self.latent_dim))
 
     def reconstruct(self, x: Any) -> np.ndarray:
         """Returns pixel probabilities [N, H, W, C] through the posterior mean of each image."""
-        return _in_blocks(self.call, self._images(x))
+        images = self._images(x)
+        return _in_blocks(lambda rows: self._graphs.reconstruct(self.pixels(rows)), images)
 
     def prior_latents(self, n: int, seed: int = 0) -> np.ndarray:
         """Draws latents from the prior; row i depends on (seed, i) alone.
@@ -318,12 +350,10 @@ class VAE(keras.Model):
             `Terms(elbo, log_likelihood, kl)`, float32 [N] each, in nats; elbo is
             log_likelihood - kl, higher is better.
         """
-        images, seed = self._images(x), checks.seed(seed)
-        stream, size = noise.Stream.TEST_LATENTS, self.latent_dim
+        images, seed = self._images(x), tf.constant(checks.seed(seed), tf.int64)
 
-        def block(rows: tf.Tensor, start: tf.Tensor) -> Terms:
-            draws = noise.normal(seed, stream, rows=len(rows), size=size, row=start[0])
-            return self.bound(data.to_pixels(rows, None, "none"), draws)[1]
+        def block(rows: tf.Tensor, indices: tf.Tensor) -> Terms:
+            return self._graphs.terms(data.to_pixels(rows, None, "none"), seed, indices[0])
 
         return Terms(*_in_blocks(block, images, np.arange(len(images))))
 

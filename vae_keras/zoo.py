@@ -14,7 +14,7 @@ from vae_keras.model import VAE
 
 GOLDEN_SEED = 0
 _GOLDEN_IMAGES = 10
-_FIGURES = ("prior_epoch_*", "reconstructions", "interpolations", "manifold", "latent_map")
+_FIGURES = ("elbo", "prior_epoch_*", "reconstructions", "interpolations", "manifold", "latent_map")
 
 
 def publish(run: Path, num_samples: int = 5000) -> Path:

@@ -1,0 +1,61 @@
+"""Rendered files say what their JSON says, and nothing else."""
+
+import json
+
+import pytest
+
+from vae_keras import cards, presets
+
+PUBLISHED = [
+    name for name in presets.names() if (presets.folder() / name / "metrics.json").exists()
+]
+
+
+@pytest.mark.parametrize("path", sorted(cards.render(), key=str), ids=lambda path: path.parent.name)
+def test_rendered_files_are_what_their_json_gives(path):
+    message = f"{path} differs from its JSON files: run python -m vae_keras render"
+    assert path.read_text(encoding="utf-8") == cards.render()[path], message
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_metrics_hold_what_a_reader_needs(name):
+    metrics = presets.load_metrics(name)
+    assert metrics["preset"] == name
+    assert set(metrics["provenance"]) == {
+        "commit",
+        "versions",
+        "hardware",
+        "data_sha256",
+        "weights_sha256",
+    }
+    entries = {entry["name"]: entry for entry in metrics["metrics"]}
+    nll = entries["negative_log_likelihood"]
+    assert nll["num_samples"] == 5000
+    assert nll["num_images"] == 10000
+    assert nll["estimator"] == "importance_weighted"
+    assert nll["split"] == "test"
+    assert 0 < nll["standard_error"] < 1
+    bounds = list(metrics["importance_weighted_bounds"].values())
+    assert bounds == sorted(bounds, reverse=True)
+    assert bounds[-1] == pytest.approx(nll["value"])
+    assert nll["value"] < -entries["elbo"]["value"]
+    assert {"elbo", "rate", "distortion", "active_units"} < set(entries)
+
+
+def test_a_card_follows_its_numbers(tmp_path):
+    name = PUBLISHED[0]
+    metrics = json.loads(json.dumps(presets.load_metrics(name)))
+    metrics["metrics"][0]["value"] = 12.345
+    text = cards.card(presets.load_recipe(name), metrics, {"value": 99, "source": "someone"}, [])
+    assert "12.35" in text or "12.34" in text
+    assert "99 (someone)" in text
+
+
+def test_figures_of_the_cards_exist():
+    for name in PUBLISHED:
+        folder = presets.folder() / name
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        shown = [line.split("](")[1].rstrip(")\n") for line in text.splitlines() if "![" in line]
+        assert len(shown) >= 3
+        for figure in shown:
+            assert (folder / figure).stat().st_size > 5000
