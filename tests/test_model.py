@@ -288,6 +288,20 @@ def test_any_keras_encoder_and_decoder_fit_in(digits):
     assert vae.latent_dim == 2
 
 
+def test_parts_know_when_they_train(digits):
+    layers = keras.layers
+    encoder = keras.Sequential(
+        [layers.Input((6, 6, 1)), layers.Flatten(), layers.BatchNormalization(), layers.Dense(4)]
+    )
+    vae = VAE(encoder, MLPDecoder((6, 6, 1), hidden=(4,)))
+    vae.compile(jit_compile=False)
+    vae.fit(digits, batch_size=10, verbose=0)
+    moving_mean = encoder.layers[1].moving_mean.numpy()
+    assert np.abs(moving_mean).max() > 0.01
+    vae.evaluate(digits, verbose=0)
+    np.testing.assert_array_equal(encoder.layers[1].moving_mean, moving_mean)
+
+
 def test_parts_that_do_not_fit_are_refused():
     odd = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(5)])
     with pytest.raises(checks.InputError, match=r"must return \[N, 2 \* latent_dim\]"):

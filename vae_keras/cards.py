@@ -10,7 +10,6 @@ from typing import Any
 
 from vae_keras import presets, report
 
-_CARD_FIGURES = ("elbo", "prior", "reconstructions", "interpolations", "manifold", "latent_map")
 _MARK = re.compile(r"(<!-- zoo -->\n).*?(<!-- /zoo -->)", re.DOTALL)
 
 
@@ -93,7 +92,7 @@ def card(
         recipe: what trained it.
         metrics: what was measured, as `metrics.json` holds it.
         published: the figure of the same class, {"value", "source"}, or None.
-        figures: names of the PNG files in its folder `figures`.
+        figures: names of the figures in its folder, without the suffix.
 
     Returns:
         Markdown.
@@ -139,7 +138,7 @@ def card(
         f"{metrics['parameters']:,} parameters.\n",
         f"```bash\npython train.py --preset {name}\n```\n",
         "## Figures\n",
-        *(f"![{report.CAPTIONS[_kind(f)]}](figures/{f})\n" for f in figures),
+        *(f"![{report.CAPTIONS[name]}](figures/{name}.png)\n" for name in figures),
         "## Made with\n",
         f"{versions}; {hardware['cpu']}, {hardware['cores']} cores; commit `{made['commit']}`; "
         f"weights SHA-256 `{made['weights_sha256']}`.\n",
@@ -152,12 +151,7 @@ def card(
 
 
 def _figures(folder: Path) -> list[str]:
-    paths = sorted((folder / "figures").glob("*.png"))
-    return [p.name for kind in _CARD_FIGURES for p in paths if _kind(p.name) == kind]
-
-
-def _kind(file_name: str) -> str:
-    return file_name.removesuffix(".png").split("_epoch_")[0]
+    return [name for name in report.CAPTIONS if (folder / "figures" / f"{name}.png").exists()]
 
 
 def _number(entry: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -220,18 +221,26 @@ class VAE(keras.Model):
 
     # ---------------------------------------------------------------- the model, on tensors
 
-    def posterior(self, images: tf.Tensor) -> distributions.tfd.Distribution:
+    def posterior(
+        self, images: tf.Tensor, training: bool = False
+    ) -> distributions.tfd.Distribution:
         """Returns q(z | x) for float images [N, H, W, C], as a TFP distribution."""
-        return distributions.posterior(self.encoder(images))
+        return distributions.posterior(self.encoder(images, training=training))
 
-    def likelihood(self, latents: tf.Tensor) -> distributions.tfd.Distribution:
+    def likelihood(
+        self, latents: tf.Tensor, training: bool = False
+    ) -> distributions.tfd.Distribution:
         """Returns p(x | z) for latents [N, latent_dim], as a TFP distribution."""
-        return distributions.likelihood(self.decoder(latents))
+        return distributions.likelihood(self.decoder(latents, training=training))
 
-    def bound(self, images: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, Terms]:
+    def bound(
+        self, images: tf.Tensor, noise: tf.Tensor, training: bool = False
+    ) -> tuple[tf.Tensor, Terms]:
         """Returns the objective [N] and its `Terms` for float images and noise [N, latent_dim]."""
+        posterior = self.posterior(images, training)
         prior = self.prior.distribution(self.latent_dim)
-        return self.objective(images, self.posterior(images), prior, self.likelihood, noise)
+        decode = functools.partial(self.likelihood, training=training)
+        return self.objective(images, posterior, prior, decode, noise)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Reconstructs images through the posterior mean: no noise, the same answer each time.
@@ -396,7 +405,7 @@ class VAE(keras.Model):
             "jit_compile": jit_compile,
             "run_eagerly": run_eagerly,
         }
-        # Keras' own jit_compile would pull the noise into the kernel: see `_kernel`.
+        # Keras' own jit_compile would pull the noise into the kernel, where it is slow.
         super().compile(
             optimizer=optimizer,
             jit_compile=False,
@@ -507,7 +516,7 @@ class VAE(keras.Model):
         x = data.to_pixels(images, draws.bits, self.binarization)
         total_weight = tf.reduce_sum(weights)
         with tf.GradientTape() as tape:
-            objective, terms = self.bound(x, draws.noise)
+            objective, terms = self.bound(x, draws.noise, training)
             loss = -tf.math.divide_no_nan(tf.reduce_sum(weights * objective), total_weight)
         if training:
             gradients = tape.gradient(loss, self.trainable_variables)

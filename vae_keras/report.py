@@ -24,6 +24,7 @@ CAPTIONS = {
     "elbo": "The ELBO after each epoch, beside the fourteen values of the report.",
     "prior": "Images decoded from 25 draws of the prior N(0, I), the same draws in each picture.",
     "uniform": "Images decoded from 25 uniform draws on [-√3, √3], of the same mean and variance.",
+    "samples": "Images decoded from 25 draws of the prior N(0, I).",
     "reconstructions": "One test image of each digit: the original, the binary image that the "
     "model sees, and its reconstruction through the posterior mean.",
     "interpolations": "Eleven steps along the straight line between the posterior means of two "

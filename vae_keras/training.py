@@ -286,7 +286,7 @@ def _fit(
             callbacks.FigureWriter(
                 gallery.prior_grids(model, recipe.seed),
                 folder / "figures",
-                epochs={min(epoch, recipe.epochs) for epoch in _FIGURE_EPOCHS},
+                epochs={min(epoch, recipe.epochs) for epoch in (*_FIGURE_EPOCHS, recipe.epochs)},
                 titles=gallery.PRIOR_TITLES,
             ),
             checkpoints.Checkpointer(

@@ -9,12 +9,24 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from vae_keras import cards, checks, data, evaluation, export, files, presets, report, training
+from vae_keras import (
+    cards,
+    checks,
+    data,
+    evaluation,
+    export,
+    figures,
+    files,
+    gallery,
+    presets,
+    report,
+    training,
+)
 from vae_keras.model import VAE
 
 GOLDEN_SEED = 0
 _GOLDEN_IMAGES = 10
-_FIGURES = ("elbo", "prior_epoch_*", "reconstructions", "interpolations", "manifold", "latent_map")
+_FIGURES = ("elbo", "reconstructions", "interpolations", "manifold", "latent_map")
 
 
 def publish(run: Path, num_samples: int = 5000) -> Path:
@@ -51,6 +63,8 @@ def publish(run: Path, num_samples: int = 5000) -> Path:
     (target / "figures").mkdir(exist_ok=True)
     for path in (path for kind in _FIGURES for path in (run / "figures").glob(f"{kind}.png")):
         shutil.copyfile(path, target / "figures" / path.name)
+    samples = figures.grid(model.sample(25), 5, 5, gallery.PRIOR_TITLES["prior"])
+    figures.save(samples, target / "figures" / "samples.png")
     files.write_json(target / "metrics.json", _metrics(run, recipe, likelihood))
     for path, text in cards.render().items():
         files.write_text(path, text)

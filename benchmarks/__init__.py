@@ -1,0 +1,1 @@
+"""Our training step, likelihood, start and serving beside the peers', in one run."""

@@ -1,0 +1,156 @@
+"""Whole processes timed from their start: imports, the first epoch's line, a first prediction."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.gate import peak_rss
+from benchmarks.race import Ratio, race
+from benchmarks.results import Result
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PRESET = "mlp_mnist"
+_FIRST_PREDICTION = (
+    "import numpy, vae_keras;"
+    f"vae_keras.VAE.from_preset({_PRESET!r}).reconstruct(numpy.zeros((1, 28, 28), 'uint8'))"
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A contestant that is a process.
+
+    Attributes:
+        name: in the table.
+        seconds: runs it and returns its time and its peak memory in bytes, or None.
+    """
+
+    name: str
+    seconds: Callable[[], tuple[float, int | None]]
+
+
+def _python(code: str) -> Callable[[], tuple[float, int | None]]:
+    def run() -> tuple[float, int | None]:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=_ROOT, env=_environment())
+        return time.perf_counter() - started, None
+
+    return run
+
+
+def _import_and_one_epoch() -> tuple[float, int | None]:
+    seconds, _ = _python("import tensorflow")()
+    (first, second), memory = _epoch_lines(2)
+    return seconds + second - first, memory
+
+
+def _first_epoch_line() -> tuple[float, int | None]:
+    (first,), memory = _epoch_lines(1)
+    return first, memory
+
+
+def _epoch_lines(count: int) -> tuple[list[float], int]:
+    """Starts `train.py`, and ends it as soon as it has printed the lines of `count` epochs.
+
+    Returns:
+        The seconds from its start to each line, and its peak memory in bytes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-u", "train.py", "--preset", _PRESET, "--workdir", folder]
+        command += ["--epochs", str(count + 1)]
+        started = time.perf_counter()
+        with subprocess.Popen(
+            command, cwd=_ROOT, env=_environment(), stdout=subprocess.PIPE, text=True
+        ) as process:
+            times: list[float] = []
+            for line in process.stdout:
+                if "Epoch:" in line:
+                    times.append(time.perf_counter() - started)
+                if len(times) == count:
+                    break
+            memory = peak_rss(process.pid)
+            process.kill()
+    return times, memory
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+COMMANDS = {
+    "import": (
+        Command(
+            "import tensorflow, tensorflow_probability",
+            _python("import tensorflow, tensorflow_probability.python.distributions"),
+        ),
+        Command("import vae_keras", _python("import vae_keras")),
+    ),
+    "first_epoch": (
+        Command("bare import tensorflow, plus one epoch", _import_and_one_epoch),
+        Command("train.py to its first epoch's line", _first_epoch_line),
+    ),
+    "first_prediction": (
+        Command("bare import tensorflow", _python("import tensorflow")),
+        Command("import, from_preset, reconstruct", _python(_FIRST_PREDICTION)),
+    ),
+}
+
+TITLES = {
+    "import": "Import, from the start of a process",
+    "first_epoch": "From the start of a process to the first epoch's line",
+    "first_prediction": "From the start of a process to the first prediction of a preset",
+}
+
+
+def why_skipped(case: str) -> str | None:
+    """Returns why a case cannot be run here, or None."""
+    if (
+        case == "first_prediction"
+        and not (_ROOT / "saved_models" / _PRESET / "model.keras").exists()
+    ):
+        return f"saved_models/{_PRESET} holds no weights yet"
+    return None
+
+
+def run(case: str, rounds: int, say: Callable[[str], None]) -> list[Result]:
+    """Times the commands of a case in turn; the first round only warms the file cache.
+
+    Args:
+        case: a key of `COMMANDS`.
+        rounds: of timing.
+        say: gets lines on the progress.
+
+    Returns:
+        One result a command, the reference first.
+    """
+    commands = COMMANDS[case]
+    memory: dict[str, int | None] = {}
+
+    def timed(command: Command) -> Callable[[], float]:
+        def seconds() -> float:
+            elapsed, memory[command.name] = command.seconds()
+            return elapsed
+
+        return seconds
+
+    costs = race({command.name: timed(command) for command in commands}, rounds + 1, say)
+    costs = {name: values[1:] for name, values in costs.items()}
+    reference = costs[commands[0].name]
+    return [
+        Result(
+            case,
+            command.name,
+            seconds=costs[command.name],
+            per="process",
+            ratio=Ratio.of(costs[command.name], reference),
+            peak_rss=memory[command.name],
+        )
+        for command in commands
+    ]

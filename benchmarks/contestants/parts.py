@@ -1,0 +1,179 @@
+"""The parts of our training step, each by itself over as many steps as a slice has.
+
+They overlap in the whole: the parts need not add up to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from benchmarks.contestants import ours
+from benchmarks.gate import Gate
+from benchmarks.workload import LATENT_DIM, LAYERS, LEARNING_RATE, Workload
+from vae_keras import data, distributions, noise
+
+_STACK_ROWS = 2000  # rows a compiled call, as in vae_keras.model
+_SHAPE = (28, 28, 1)
+
+
+def kernel(workload: Workload, gate: Gate) -> None:
+    """`VAE.fit` on one and the same stack with one and the same noise."""
+    bits, normal = data.pixel_bits, noise.normal
+    held: dict[Any, tf.Variable] = {}  # variables: constants would be folded into the graph
+
+    def once(draw: Callable[..., tf.Tensor], key: Any, **arguments: Any) -> tf.Tensor:
+        if key not in held:
+            with tf.init_scope():
+                held[key] = tf.Variable(draw(**arguments), trainable=False)
+        return held[key].read_value()
+
+    def frozen_bits(seed: int, stream: noise.Stream, shape: Any, **_: Any) -> tf.Tensor:
+        return once(bits, ("bits", shape), seed=seed, stream=stream, shape=shape)
+
+    def frozen_normal(
+        seed: int, stream: noise.Stream, *, rows: int, size: int, **_: Any
+    ) -> tf.Tensor:
+        key = ("normal", rows, size)
+        return once(normal, key, seed=seed, stream=stream, rows=rows, size=size)
+
+    data.pixel_bits, noise.normal = frozen_bits, frozen_normal
+    ours.fit_without_pipeline(workload, gate)
+
+
+def products(workload: Workload, gate: Gate) -> None:
+    """The matrix products of forward and backward pass, chained as in a linear network."""
+    kernels = [tf.Variable(value) for value in workload.weights()[::2]]
+    rows = tf.random.uniform([_stack(workload), workload.batch_size, LAYERS[0][0]])
+
+    @tf.function(jit_compile=True)
+    def steps() -> None:
+        for_each = tf.range(len(rows))
+
+        def body(index: tf.Tensor) -> tf.Tensor:
+            inputs, h = [], rows[index]
+            for kernel in kernels:
+                inputs.append(h[:, : kernel.shape[0]])
+                h = inputs[-1] @ kernel
+            upstream = h
+            for kernel, given in zip(kernels[::-1], inputs[::-1], strict=True):
+                gradient = tf.matmul(given, upstream, transpose_a=True)
+                upstream = tf.matmul(upstream, kernel, transpose_b=True)
+                width = given.shape[1]
+                if width == LATENT_DIM:  # the encoder gives loc and scale
+                    upstream = tf.concat([upstream, upstream], axis=1)
+                kernel.assign(1e-12 * gradient)
+            return index + 1
+
+        tf.while_loop(lambda index: index < len(for_each), body, [tf.constant(0)])
+
+    _repeat(steps, workload, gate)
+
+
+def adam(workload: Workload, gate: Gate) -> None:
+    """Keras' Adam on the network's twelve variables."""
+    variables = [keras.Variable(value) for value in workload.weights()]
+    optimizer = keras.optimizers.Adam(LEARNING_RATE)
+    optimizer.build(variables)
+    gradients = [tf.random.normal(variable.shape) for variable in variables]
+    stack = _stack(workload)
+
+    @tf.function(jit_compile=True)
+    def steps() -> None:
+        def body(index: tf.Tensor) -> tf.Tensor:
+            scaled = [gradient * tf.cast(index, tf.float32) for gradient in gradients]
+            optimizer.apply_gradients(zip(scaled, variables, strict=True))
+            return index + 1
+
+        tf.while_loop(lambda index: index < stack, body, [tf.constant(0)])
+
+    _repeat(steps, workload, gate)
+
+
+def bernoulli(workload: Workload, gate: Gate) -> None:
+    """log p(x | z) of given logits and its gradient."""
+    shape = (_stack(workload), workload.batch_size, *_SHAPE)
+    logits, x = tf.random.normal(shape), tf.cast(tf.random.uniform(shape) < 0.5, tf.float32)
+
+    def step(index: tf.Tensor) -> tf.Tensor:
+        given = logits[index]
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            total = tf.reduce_sum(distributions.likelihood(given).log_prob(x[index]))
+        return tape.gradient(total, given)
+
+    _repeat(_loop(step, shape), workload, gate)
+
+
+def comparison(workload: Workload, gate: Gate) -> None:
+    """Stored pixels and random bits to binary images."""
+    shape = (_stack(workload), workload.batch_size, *_SHAPE)
+    images = tf.reshape(workload.train_images()[: shape[0] * shape[1]], shape)
+    bits = tf.cast(tf.random.uniform(shape, maxval=2**16, dtype=tf.int32), tf.uint16)
+
+    def step(index: tf.Tensor) -> tf.Tensor:
+        return data.to_pixels(images[index], bits[index], "dynamic")
+
+    _repeat(_loop(step, shape), workload, gate)
+
+
+def pixel_bits(workload: Workload, gate: Gate) -> None:
+    """The random bits of the binarization."""
+    stream, shape = noise.Stream.TRAIN_PIXELS, (workload.batch_size, *_SHAPE)
+    _draw(lambda step: data.pixel_bits(0, stream, shape, step=step), workload, gate)
+
+
+def latent_noise(workload: Workload, gate: Gate) -> None:
+    """The posterior's normal draws."""
+    stream, rows = noise.Stream.TRAIN_LATENTS, workload.batch_size
+    _draw(
+        lambda step: noise.normal(0, stream, rows=rows, size=LATENT_DIM, step=step), workload, gate
+    )
+
+
+def pipeline(workload: Workload, gate: Gate) -> None:
+    """Shuffling and gathering by `data.stacks`, nothing done with what it gives."""
+    images = workload.train_images().reshape(-1, *_SHAPE)
+    weights = tf.ones(len(images)).numpy()
+    stacks = iter(data.stacks(images, weights, workload.batch_size, _stack(workload), 0))
+    _repeat(lambda: next(stacks), workload, gate)
+
+
+def _stack(workload: Workload) -> int:
+    return _STACK_ROWS // workload.batch_size
+
+
+def _loop(step: Callable[[tf.Tensor], tf.Tensor], shape: tuple[int, ...]) -> Callable[[], Any]:
+    """Compiles a loop over a stack whose every step writes its result out."""
+
+    @tf.function(jit_compile=True)
+    def steps() -> tf.Tensor:
+        def body(index: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return index + 1, step(index)
+
+        start = (tf.constant(0), tf.zeros(shape[1:]))
+        return tf.while_loop(lambda index, _: index < shape[0], body, start)[1]
+
+    return steps
+
+
+def _draw(one: Callable[[tf.Tensor], tf.Tensor], workload: Workload, gate: Gate) -> None:
+    stack = _stack(workload)
+
+    @tf.function(autograph=False)
+    def steps(first: tf.Tensor) -> tf.Tensor:
+        return tf.stack([one(first + index) for index in range(stack)])
+
+    _repeat(lambda: steps(tf.constant(0)), workload, gate)
+
+
+def _repeat(function: Callable[[], Any], workload: Workload, gate: Gate) -> None:
+    calls = workload.num_images // _STACK_ROWS
+    gate.ready()
+    while True:
+        for _ in range(calls):
+            function()
+        gate.passed(workload.num_images, lambda: None)

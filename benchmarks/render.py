@@ -1,0 +1,142 @@
+"""Results to Markdown tables, bar charts, and the parts of README.md between their markers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks import results
+
+_README = Path(__file__).resolve().parent / "README.md"
+_MARKED = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+_COLORS = {"reference": "#1f5fa8", "peer": "#9aa5b1", "floor": "#d8b365"}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Renders the results of a case as a Markdown table.
+
+    Args:
+        rows: as `results.read` returns them, the reference first.
+
+    Returns:
+        Markdown, with the machine in a line below.
+    """
+    floor = _fastest_floor(rows)
+    head = ["contestant", "time / reference", "quartiles", "units/s", "peak memory", "figure"]
+    if floor is not None:
+        head.insert(3, "time / floor")
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        cells = _cells(row)
+        if floor is not None:
+            cells.insert(3, _over_floor(row, floor))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", _made_with(rows[0])])
+
+
+def chart(title: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws the median ratios of a case as bars, their quartiles as whiskers."""
+    ran = [row for row in rows if row["ratio"]][::-1]
+    figure = Figure(figsize=(8, 0.42 * len(ran) + 1.3), layout="constrained")
+    axes = figure.subplots()
+    medians = [row["ratio"]["median"] for row in ran]
+    spread = [
+        [row["ratio"]["median"] - row["ratio"]["low"] for row in ran],
+        [row["ratio"]["high"] - row["ratio"]["median"] for row in ran],
+    ]
+    kinds = ["floor" if row["floor"] else "peer" for row in ran]
+    kinds[-1] = "reference"
+    axes.barh(
+        [row["contestant"] for row in ran],
+        medians,
+        xerr=spread,
+        color=[_COLORS[kind] for kind in kinds],
+        error_kw={"elinewidth": 1, "capsize": 2},
+    )
+    for index, median in enumerate(medians):
+        axes.text(median + spread[1][index], index, f"  {median:.2f}", va="center", fontsize=9)
+    axes.margins(x=0.12)
+    axes.axvline(1.0, color="#444", linewidth=0.8)
+    axes.set_xlabel(f"time over that of “{rows[0]['contestant']}”, lower is faster")
+    axes.set_title(title)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def write(case: str, title: str) -> None:
+    """Writes a case's table and chart beside its results, and brings README.md up to date."""
+    rows = results.read(case)
+    text = f"# {title}\n\n{table(rows)}\n"
+    (results.FOLDER / f"{case}.md").write_text(text, encoding="utf-8")
+    chart(title, rows).savefig(results.FOLDER / f"{case}.png", dpi=120, metadata={"Software": None})
+    write_readme()
+
+
+def write_readme() -> None:
+    """Fills what README.md holds between `<!-- begin NAME -->` and `<!-- end NAME -->`."""
+    text = _README.read_text(encoding="utf-8")
+    _README.write_text(_MARKED.sub(_fill, text), encoding="utf-8")
+
+
+def findings(path: Path = results.FOLDER / "findings.json") -> str:
+    """Renders the experiments in `findings.json`: what was tried, and its measured effect."""
+    if not path.exists():
+        return "None yet."
+    lines = [
+        "| case | what was tried | time / before | quartiles | kept |",
+        "|---|---|---|---|---|",
+    ]
+    for finding in json.loads(path.read_text(encoding="utf-8")):
+        ratio = finding["ratio"]
+        lines.append(
+            f"| {finding['case']} | {finding['tried']} | {ratio['median']:.2f} "
+            f"| {ratio['low']:.2f} to {ratio['high']:.2f} | {finding['kept']} |"
+        )
+    return "\n".join(lines)
+
+
+def _fill(match: re.Match[str]) -> str:
+    opening, name, closing = match.groups()
+    if name == "findings":
+        return f"{opening}{findings()}\n{closing}"
+    rows = results.read(name)
+    body = f"{table(rows)}\n\n![{name}](results/{name}.png)" if rows else "Not measured yet."
+    return f"{opening}{body}\n{closing}"
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    if row["ratio"] is None:
+        return [row["contestant"], "did not run", "", "", "", row["failure"]]
+    ratio, seconds = row["ratio"], sorted(row["seconds"])
+    rate = f"{1.0 / seconds[len(seconds) // 2]:,.4g}" if row["per"] == "image" else ""
+    memory = "" if row["peak_rss"] is None else f"{row['peak_rss'] / 1e6:,.0f} MB"
+    figure = "" if row["figure"] is None else f"{row['figure']:.2f}"
+    spread = f"{ratio['low']:.2f} to {ratio['high']:.2f}"
+    return [row["contestant"], f"{ratio['median']:.2f}", spread, rate, memory, figure]
+
+
+def _fastest_floor(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    floors = [row for row in rows if row["floor"] and row["ratio"]]
+    return min(floors, key=lambda row: row["ratio"]["median"], default=None)
+
+
+def _over_floor(row: Mapping[str, Any], floor: Mapping[str, Any]) -> str:
+    if row["ratio"] is None:
+        return ""
+    ratio = results.Ratio.of(row["seconds"], floor["seconds"])
+    return f"{ratio.median:.2f}"
+
+
+def _made_with(row: Mapping[str, Any]) -> str:
+    machine, versions = row["machine"], row["versions"]
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return (
+        f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, "
+        f"load average before the run {machine['load_average']}, "
+        f"{len(row['seconds'])} rounds; {named}."
+    )
