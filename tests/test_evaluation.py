@@ -72,7 +72,7 @@ def test_bounds_are_ordered(planar, x):
 class LinearGaussian(VAE):
     """p(z) = N(0, I), p(x | z) = N(W z + b, I / 4): log p(x) is a normal density."""
 
-    def likelihood(self, latents: tf.Tensor) -> tfd.Distribution:
+    def likelihood(self, latents: tf.Tensor, training: bool = False) -> tfd.Distribution:
         return tfd.Independent(tfd.Normal(self.decoder(latents), 0.5), 3)
 
 
