@@ -75,7 +75,7 @@ def test_unfinished_and_changed_runs_are_not_published(tmp_path):
 
 
 def test_one_epoch_on_real_mnist_lands_in_its_band(mnist):
-    """The regression gate: the preset's own first epoch, as published in the cards' curve."""
+    """The regression gate: the first epoch of the preset's own schedule."""
     recipe = presets.load_recipe("mlp_mnist")
     model = training.build_model(recipe, (28, 28, 1), len(mnist.x_train))
     kept = len(mnist.x_train) - recipe.validation
