@@ -21,7 +21,7 @@ import tensorflow as tf
 from vae_keras import checks, noise
 from vae_keras.model import VAE
 
-ACTIVE_THRESHOLD = 0.01  # nats aside: Burda et al.'s variance of a posterior mean over the data
+ACTIVE_THRESHOLD = 0.01  # variance of a posterior mean over the data, as Burda et al. set it
 CURVE = (1, 10, 100, 1000, 5000)
 _KERNEL_ROWS = 1000  # decoder rows at a time: their activations stay in the cache
 
