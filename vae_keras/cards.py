@@ -98,10 +98,9 @@ def card(
         Markdown.
     """
     name, made = metrics["preset"], metrics["provenance"]
-    held = recipe.validation or 0
+    held = recipe.validation
     trained_on = (
-        "all 60,000 training images; the recipe was chosen before, with the last 10,000 of them "
-        "held out"
+        "all 60,000 training images"
         if not held
         else f"the first {60000 - held:,} training images, the last {held:,} held out"
     )
@@ -129,8 +128,8 @@ def card(
     if bounds:
         lines.append(f"The bound on -log p(x) tightens with the samples: {bounds}.\n")
     lines += [
-        "The recipe was chosen on held-out training images. The test set was touched once, for "
-        "these numbers.\n",
+        "No choice was made on the test set: activation and learning rate were compared with the "
+        "last 10,000 training images held out. A run reads the test set after its last epoch.\n",
         "## Training\n",
         f"{recipe.epochs:,} epochs on {trained_on}; batch size {recipe.batch_size}, Adam at "
         f"{recipe.learning_rate:g}, {recipe.schedule} schedule after {recipe.warmup_steps} steps "

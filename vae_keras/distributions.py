@@ -15,8 +15,8 @@ import tensorflow_probability as tfp
 tfd = tfp.distributions
 
 SCALE_FLOOR = 1e-4
-"""Smallest scale of a posterior: keeps its log finite where softplus underflows, and lies
-two orders below any scale that pays (active MNIST latents have scales of about 0.02 to 1)."""
+"""Smallest scale of a posterior: keeps its log finite where softplus underflows. The smallest
+that a preset gave a test image is 0.008, in the two-dimensional latent space."""
 
 
 class Bernoulli(tfd.Bernoulli):

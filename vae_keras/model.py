@@ -434,7 +434,7 @@ class VAE(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def _xla_pays(self) -> bool:
-        # XLA's convolutions on a CPU are several times slower than oneDNN's.
+        # On a CPU XLA does not use oneDNN's convolutions; TensorFlow outside of it does.
         layers = [*self.encoder._flatten_layers(), *self.decoder._flatten_layers()]
         convolves = any(
             isinstance(layer, keras.layers.Layer) and _is_conv(layer) for layer in layers
