@@ -14,7 +14,7 @@ PACKAGE = Path(vae_keras.__file__).parent
 LAYERS = (
     ("_version", "checks", "files", "noise"),
     ("data", "distributions", "figures", "networks", "presets", "warmup"),
-    ("objectives",),
+    ("objectives", "replicas"),
     ("model",),
     ("signatures",),
     ("callbacks", "checkpoints", "evaluation", "export", "gallery", "report"),
