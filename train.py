@@ -16,6 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", default="mnist", help="the data set (default: mnist)")
     parser.add_argument("--validation", type=int, help="how many training images to hold out")
     parser.add_argument("--binarization", choices=("dynamic", "none", "threshold"))
+    parser.add_argument("--strategy", default="none", choices=("none", "mirrored", "multi_worker"))
     parser.add_argument("--overwrite", action="store_true", help="empty a folder of another run")
     arguments = parser.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

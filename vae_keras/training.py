@@ -21,6 +21,7 @@ from vae_keras import (
     callbacks,
     checkpoints,
     checks,
+    cluster,
     data,
     evaluation,
     export,
@@ -46,6 +47,8 @@ class TrainConfig:
         epochs, batch_size, learning_rate, seed, validation, binarization: in the recipe's place.
         workdir: the run folder. Default `runs/<preset>`.
         data: "mnist". Default "mnist".
+        strategy: "none", "mirrored" or "multi_worker", see `cluster.join`; the batch size is the
+            global one, and the result the same up to float error. Default "none".
         overwrite: whether a folder that holds another run is emptied. Default False.
     """
 
@@ -58,6 +61,7 @@ class TrainConfig:
     data: str = "mnist"
     validation: int | None = None
     binarization: str | None = None
+    strategy: str = "none"
     overwrite: bool = False
 
     def recipe(self) -> presets.Recipe:
@@ -102,27 +106,28 @@ def train(config: TrainConfig) -> Path:
     Raises:
         checks.InputError: for a configuration that cannot be right; nothing is written.
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
+        cluster.WorkerLost: when another worker ended; its place is in the chief's checkpoint.
 
     Example:
         >>> train(TrainConfig(preset="mlp_mnist", epochs=2, workdir="runs/short"))
     """
     recipe, folder = config.recipe(), config.folder()
-    with _Signals() as signals:
-        wanted = {"preset": config.preset, "data": config.data} | recipe.to_dict()
-        _check_folder(folder, wanted, config.overwrite)
-        if not config.overwrite and (folder / "report.html").exists():
-            print(f"{folder} is complete. To train it anew, pass --overwrite.")
+    wanted = {"preset": config.preset, "data": config.data} | recipe.to_dict()
+    team = cluster.join(config.strategy)
+    with _Signals() as signals, team.watched():
+        if _is_complete(team, folder, wanted, config.overwrite):
             return folder
-        print("Loading training data...", flush=True)
         images = load_images(config.data)
         _check_sizes(recipe, len(images.x_train))
-        _claim(folder, wanted, config.overwrite)
-        model = build_model(recipe, images.x_train.shape[1:], len(images.x_train))
+        team.on_chief(lambda: _claim(folder, wanted, config.overwrite))
+        with team.scope():
+            model = build_model(recipe, images.x_train.shape[1:], len(images.x_train))
         try:
-            _fit(model, recipe, images, folder, signals)
-            _finish(model, recipe, config, images, folder, signals)
+            _fit(model, recipe, images, folder, signals, team)
+            team.on_chief(lambda: _finish(model, recipe, config, images, folder, signals))
         except checkpoints.Stopped as stopped:
-            raise Interrupted(signals.received or signal.SIGINT, folder, str(stopped)) from None
+            # Without a signal of its own, this worker stopped for another's.
+            raise Interrupted(signals.received or signal.SIGTERM, folder, str(stopped)) from None
     return folder
 
 
@@ -189,6 +194,29 @@ def _schedule(recipe: presets.Recipe, steps: int) -> float | Any:
 
 
 # --------------------------------------------------------------------------------- the stages
+
+
+def _is_complete(
+    team: cluster.Cluster, folder: Path, wanted: dict[str, Any], overwrite: bool
+) -> bool:
+    """Whether the chief's folder holds this run, finished; refuses a folder or run of another."""
+
+    def look() -> bytes:
+        _check_folder(folder, wanted, overwrite)
+        complete = not overwrite and (folder / "report.html").exists()
+        if complete:
+            print(f"{folder} is complete. To train it anew, pass --overwrite.")
+        else:
+            print("Loading training data...", flush=True)
+        return json.dumps({"wanted": wanted, "complete": complete}).encode()
+
+    seen = json.loads(team.on_chief(look))
+    if seen["wanted"] != wanted:
+        raise checks.InputError(
+            "all workers must train the same configuration. Received: another one than the "
+            "chief's. Start every worker with the same command."
+        )
+    return seen["complete"]
 
 
 def _check_folder(folder: Path, wanted: dict[str, Any], overwrite: bool) -> None:
@@ -263,17 +291,35 @@ def _fit(
     images: data.Images,
     folder: Path,
     signals: _Signals,
+    team: cluster.Cluster,
 ) -> None:
-    progress = checkpoints.restore(folder / "checkpoints", model)
+    progress = _restore(model, folder / "checkpoints", team)
     csv_path = folder / "elbo.csv"
     if progress is not None:
-        callbacks.write_elbo_csv(csv_path, progress.rows)
+        if team.is_chief:
+            callbacks.write_elbo_csv(csv_path, progress.rows)
         if progress.epoch >= recipe.epochs:
             return
-        print(f"Going on after epoch {progress.epoch}, step {progress.step}.", flush=True)
+        if team.is_chief:
+            print(f"Going on after epoch {progress.epoch}, step {progress.step}.", flush=True)
     writer = callbacks.ELBOWriter(csv_path, append=progress is not None)
     train_rows = len(images.x_train) - recipe.validation
     validation = (images.x_train[train_rows:],) if recipe.validation else None
+    checkpointer = checkpoints.Checkpointer(
+        folder / "checkpoints" if team.is_chief else None,
+        rows=lambda: writer.rows,
+        progress=progress,
+        should_stop=lambda: signals.received is not None,
+    )
+    if team.has_peers:  # they all stop after the same step, or those that go on wait in vain
+        model.wants_stop = checkpointer.should_stop
+        checkpointer.should_stop = lambda: model.all_stop
+    figure_writer = callbacks.FigureWriter(
+        gallery.prior_grids(model, recipe.seed),
+        folder / "figures",
+        epochs={min(epoch, recipe.epochs) for epoch in (*_FIGURE_EPOCHS, recipe.epochs)},
+        titles=gallery.PRIOR_TITLES,
+    )
     model.fit(
         images.x_train[:train_rows],
         batch_size=recipe.batch_size,
@@ -281,22 +327,16 @@ def _fit(
         initial_epoch=progress.epoch if progress is not None else 0,
         validation_data=validation,
         validation_batch_size=min(500, recipe.validation or 500),
-        callbacks=[
-            writer,
-            callbacks.FigureWriter(
-                gallery.prior_grids(model, recipe.seed),
-                folder / "figures",
-                epochs={min(epoch, recipe.epochs) for epoch in (*_FIGURE_EPOCHS, recipe.epochs)},
-                titles=gallery.PRIOR_TITLES,
-            ),
-            checkpoints.Checkpointer(
-                folder / "checkpoints",
-                rows=lambda: writer.rows,
-                progress=progress,
-                should_stop=lambda: signals.received is not None,
-            ),
-        ],
+        verbose="auto" if team.is_chief else 0,
+        callbacks=[writer, figure_writer, checkpointer] if team.is_chief else [checkpointer],
     )
+
+
+def _restore(model: VAE, folder: Path, team: cluster.Cluster) -> checkpoints.Progress | None:
+    """Goes back to the chief's checkpoint; the other workers need not see its folder."""
+    if not team.has_peers:
+        return checkpoints.restore(folder, model)
+    return checkpoints.unpack(team.on_chief(lambda: checkpoints.pack(folder)), model)
 
 
 def _finish(
@@ -308,6 +348,7 @@ def _finish(
     signals: _Signals,
 ) -> None:
     """Writes everything that follows from the weights; done again as a whole if cut short."""
+    model = _bare(model)  # of its strategy, too: the chief works alone from here on
     test = data.binarize(images.x_test, recipe.seed, recipe.binarization)
     rows = callbacks.read_elbo_csv(folder / "elbo.csv")
     signals.check("before the export")
@@ -386,15 +427,21 @@ def latent_classes(model: VAE, test: np.ndarray, labels: np.ndarray) -> dict[str
 
 def save_weights(model: VAE, path: Path) -> None:
     """Writes weights and configuration as a `.keras` file, without optimizer state."""
-    bare = VAE.from_config(model.get_config())
-    if not bare.built:
-        bare.build((None, *model.image_shape))
-    bare.set_weights(model.get_weights())
+    bare = _bare(model)
     temporary = path.with_name(f".writing-{path.name}")
     bare.save(temporary)
     with files.atomic_write(path) as file:
         file.write(temporary.read_bytes())
     temporary.unlink()
+
+
+def _bare(model: VAE) -> VAE:
+    """The same network without optimizer and strategy."""
+    bare = VAE.from_config(model.get_config())
+    if not bare.built:
+        bare.build((None, *model.image_shape))
+    bare.set_weights(model.get_weights())
+    return bare
 
 
 class _Signals:
