@@ -15,7 +15,16 @@ import keras  # noqa: E402
 checks.keras_backend(keras.backend.backend())
 
 from vae_keras.model import VAE  # noqa: E402
-from vae_keras.networks import MLPDecoder, MLPEncoder  # noqa: E402
-from vae_keras.objectives import ELBO  # noqa: E402
+from vae_keras.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder  # noqa: E402
+from vae_keras.objectives import ELBO, IWAE  # noqa: E402
 
-__all__ = ["ELBO", "VAE", "MLPDecoder", "MLPEncoder", "__version__"]
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "VAE",
+    "ConvDecoder",
+    "ConvEncoder",
+    "MLPDecoder",
+    "MLPEncoder",
+    "__version__",
+]

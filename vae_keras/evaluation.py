@@ -197,7 +197,7 @@ def evaluate_elbo(model: VAE, x: Any, num_draws: int = 1, *, seed: int = 0) -> E
         lambda identity: _keyed_noise(model, seed, identity, num_draws, tf.constant(0)),
         autograph=False,
     )
-    bound = tf.function(lambda rows, draws: model.bound(rows, draws)[1], autograph=False)
+    bound = tf.function(model.terms, autograph=False)
     blocks = []
     for start in range(0, len(images), 1000):
         rows = images[start : start + 1000]
@@ -300,9 +300,7 @@ def _log_weight_kernel(model: VAE, seed: int, chunk: int, batch: int) -> Callabl
         log_q = tf.reduce_sum(
             -0.5 * draws**2 - tf.math.log(scale)[:, tf.newaxis] - 0.5 * math.log(2 * math.pi), -1
         )
-        logits = model.likelihood(tf.reshape(z, [-1, model.latent_dim]))
-        x = tf.repeat(rows, chunk, axis=0)
-        log_likelihood = tf.reshape(logits.log_prob(x), [-1, chunk])
+        log_likelihood = model.likelihood(z).log_prob(rows[:, tf.newaxis])
         return log_likelihood + prior.log_prob(z) - log_q  # [G, S]
 
     @tf.function(jit_compile=True)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from vae_keras import checks, data, distributions, noise, presets
 from vae_keras.networks import MLPDecoder, MLPEncoder
-from vae_keras.objectives import ELBO, Terms
+from vae_keras.objectives import ELBO, IWAE, Terms
 
 __all__ = ["VAE", "Posterior"]
 
@@ -41,7 +41,7 @@ class _Draws(NamedTuple):
     """The random numbers of a step, drawn outside of the compiled kernel."""
 
     bits: tf.Tensor  # uint16 [..., N, H, W, C]
-    noise: tf.Tensor  # float32 [..., N, latent_dim]
+    noise: tf.Tensor  # float32 [..., N, num_samples * latent_dim]
 
 
 class _PresetNames:
@@ -89,7 +89,7 @@ class VAE(keras.Model):
         encoder: keras.layers.Layer | None = None,
         decoder: keras.layers.Layer | None = None,
         prior: distributions.StandardNormal | None = None,
-        objective: ELBO | None = None,
+        objective: ELBO | IWAE | None = None,
         binarization: str = "dynamic",
         seed: int = 0,
         **kwargs: Any,
@@ -230,17 +230,34 @@ class VAE(keras.Model):
     def likelihood(
         self, latents: tf.Tensor, training: bool = False
     ) -> distributions.tfd.Distribution:
-        """Returns p(x | z) for latents [N, latent_dim], as a TFP distribution."""
-        return distributions.likelihood(self.decoder(latents, training=training))
+        """Returns p(x | z) for latents [..., latent_dim], as a TFP distribution."""
+        logits = self.decoder(tf.reshape(latents, [-1, self.latent_dim]), training=training)
+        shape = tf.concat([tf.shape(latents)[:-1], self.image_shape], axis=0)
+        return distributions.likelihood(tf.reshape(logits, shape))
 
     def bound(
         self, images: tf.Tensor, noise: tf.Tensor, training: bool = False
     ) -> tuple[tf.Tensor, Terms]:
-        """Returns the objective [N] and its `Terms` for float images and noise [N, latent_dim]."""
+        """Returns the objective [N] and its `Terms` for float images.
+
+        Args:
+            images: [N, H, W, C] as the likelihood sees them.
+            noise: standard normal [N, num_samples * latent_dim], with the objective's num_samples.
+            training: whether the networks train. Default False.
+        """
+        return self._bound(self.objective, images, noise, training)
+
+    def terms(self, images: tf.Tensor, noise: tf.Tensor) -> Terms:
+        """Returns the ELBO's `Terms` [N], whatever the objective, for noise [N, latent_dim]."""
+        return self._bound(ELBO(), images, noise, training=False)[1]
+
+    def _bound(
+        self, objective: ELBO | IWAE, images: tf.Tensor, noise: tf.Tensor, training: bool
+    ) -> tuple[tf.Tensor, Terms]:
         posterior = self.posterior(images, training)
         prior = self.prior.distribution(self.latent_dim)
         decode = functools.partial(self.likelihood, training=training)
-        return self.objective(images, posterior, prior, decode, noise)
+        return objective(images, posterior, prior, decode, noise)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Reconstructs images through the posterior mean: no noise, the same answer each time.
@@ -264,7 +281,7 @@ class VAE(keras.Model):
     def _terms(self, images: tf.Tensor, seed: tf.Tensor, row: tf.Tensor) -> Terms:
         rows, stream = tf.shape(images)[0], noise.Stream.TEST_LATENTS
         draws = noise.normal(seed, stream, rows=rows, size=self.latent_dim, row=row)
-        return self.bound(images, draws)[1]
+        return self.terms(images, draws)
 
     def pixels(self, images: tf.Tensor) -> tf.Tensor:
         """Images as the encoder sees them where nothing may be random."""
@@ -501,9 +518,8 @@ class VAE(keras.Model):
             bits = data.pixel_bits(self.seed, pixels, shape, **place)
         else:
             bits = tf.zeros(shape, tf.uint16)
-        return _Draws(
-            bits, noise.normal(self.seed, latents, rows=rows, size=self.latent_dim, **place)
-        )
+        size = self.objective.num_samples * self.latent_dim
+        return _Draws(bits, noise.normal(self.seed, latents, rows=rows, size=size, **place))
 
     def _one_step(
         self, images: tf.Tensor, weights: tf.Tensor, draws: _Draws, training: bool

@@ -16,7 +16,12 @@ SCHEDULES = ("cosine", "constant")
 
 @dataclass(frozen=True)
 class Part:
-    """A network by its class name in `vae_keras.networks` and its arguments."""
+    """A network of `vae_keras.networks` or an objective of `vae_keras.objectives`, by its class.
+
+    Attributes:
+        name: of the class.
+        arguments: of its constructor. Default none.
+    """
 
     name: str
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -32,6 +37,8 @@ class Recipe:
         epochs: passes over the training images.
         batch_size: images a step.
         learning_rate: Adam's, at its highest.
+        objective: what training maximises. Default the ELBO.
+        start_from: the preset whose weights training starts from, or "" for fresh ones. Default "".
         schedule: "cosine" falls to 0 with the last step, "constant" stays. Default "cosine".
         warmup_steps: steps of linear rise before. Default 0.
         binarization: "dynamic", "threshold" or "none". Default "dynamic".
@@ -45,6 +52,8 @@ class Recipe:
     epochs: int
     batch_size: int
     learning_rate: float
+    objective: Part = dataclasses.field(default_factory=lambda: Part("ELBO"))
+    start_from: str = ""
     schedule: str = "cosine"
     warmup_steps: int = 0
     binarization: str = "dynamic"
@@ -66,7 +75,7 @@ class Recipe:
         if unknown := sorted(set(values) - known):
             raise checks.InputError(f"a recipe has no field {unknown[0]!r}. Received: {unknown}.")
         values = dict(values)
-        for part in ("encoder", "decoder"):
+        for part in ("encoder", "decoder", "objective"):
             if part in values:
                 values[part] = Part(**values[part])
         try:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import keras
@@ -28,6 +28,7 @@ from vae_keras import (
     files,
     gallery,
     networks,
+    objectives,
     presets,
     report,
 )
@@ -157,22 +158,28 @@ def build_model(recipe: presets.Recipe, image_shape: tuple[int, ...], num_images
     Returns:
         A compiled `VAE` whose optimizer is built.
     """
-    encoder = _part(recipe.encoder, seed=recipe.seed)
-    decoder = _part(recipe.decoder, seed=recipe.seed, image_shape=image_shape)
-    model = VAE(encoder, decoder, binarization=recipe.binarization, seed=recipe.seed)
+    model = VAE(
+        _part(networks, recipe.encoder, seed=recipe.seed),
+        _part(networks, recipe.decoder, seed=recipe.seed, image_shape=image_shape),
+        objective=_part(objectives, recipe.objective),
+        binarization=recipe.binarization,
+        seed=recipe.seed,
+    )
+    if recipe.start_from:
+        model.set_weights(VAE.from_preset(recipe.start_from).get_weights())
     steps = -(-(num_images - recipe.validation) // recipe.batch_size) * recipe.epochs
     model.compile(keras.optimizers.Adam(_schedule(recipe, steps)))
     model.optimizer.build(model.trainable_variables)
     return model
 
 
-def _part(part: presets.Part, **arguments: Any) -> keras.layers.Layer:
+def _part(module: ModuleType, part: presets.Part, **arguments: Any) -> Any:
     kinds = {
         name: kind
-        for name, kind in vars(networks).items()
-        if isinstance(kind, type) and not name.startswith("_")
+        for name, kind in vars(module).items()
+        if not name.startswith("_") and hasattr(kind, "from_config")
     }
-    checks.choice("network", part.name, tuple(kinds))
+    checks.choice(module.__name__.rpartition(".")[2], part.name, tuple(kinds))
     return kinds[part.name](**{**part.arguments, **arguments})
 
 
