@@ -214,6 +214,23 @@ def test_one_image_of_each_class_has_pairs_all_the_same(model):
     assert list(drawn) == ["reconstructions", "interpolations", "latent_map"]
 
 
+def test_few_classes_show_several_images_each_and_go_from_one_to_the_next(model, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (12, *SHAPE), dtype=np.uint8)
+    shown = {}
+    real = figures.grid
+
+    def noted(rows, *arguments, **keywords):
+        shown[arguments[2]] = keywords
+        return real(rows, *arguments, **keywords)
+
+    monkeypatch.setattr(figures, "grid", noted)
+    labels = np.array(["cat", "dog", "owl"])[np.arange(12) % 3]
+    list(gallery.test_figures(model, images, images / np.float32(255), labels, ink=True))
+    below, between = shown.values()
+    assert below["column_labels"] == ["cat"] * 3 + ["dog"] * 3 + ["owl"] * 3
+    assert between["row_labels"] == ["cat to dog", "dog to owl", "owl to cat"]
+
+
 @pytest.mark.parametrize(
     ("labels", "classes"),
     [

@@ -332,7 +332,7 @@ def test_own_labels_stand_in_numbers_and_page(photos_run):
     assert len(classes["names"]) > 1
     page = (photos_run / "report.html").read_text()
     assert classes["names"][0] in page
-    assert "trained on photos" in page
+    assert "<h1>Run of mlp_mnist on photos</h1>" in page
     assert "the report" not in page.lower(), "its figures are MNIST's"
 
 

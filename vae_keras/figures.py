@@ -177,20 +177,26 @@ def latent_map(
     left, right = figure.subplots(1, 2, width_ratios=(1.05, 1))
     names = np.unique(labels)
     colours = _class_colours(len(names))
+    long = any(len(str(name)) > _LONG_NAME for name in names)
+    dot = min(max(20_000 / len(points), 3.0), 20.0)
     for name, colour in zip(names, colours, strict=True):
         rows = labels == name
-        left.scatter(*points[rows].T, s=3, color=colour, alpha=0.55, lw=0)
+        left.scatter(*points[rows].T, s=dot, color=colour, alpha=0.55, lw=0)
     for name, colour in zip(names, colours, strict=True):
         centre = points[labels == name].mean(axis=0)
-        style = "circle,pad=0.25" if len(str(name)) <= _LONG_NAME else "round,pad=0.25"
-        box = {"boxstyle": style, "fc": "white", "ec": colour, "lw": 1.5}
+        box = {
+            "boxstyle": f"{'round' if long else 'circle'},pad=0.25",
+            "fc": "white",
+            "ec": colour,
+            "lw": 1.5,
+        }
         size = 9 if len(names) <= _MANY_CLASSES else 6
         left.annotate(str(name), centre, ha="center", va="center", fontsize=size, bbox=box)
     left.set_title("Posterior means of the test images, by class", fontsize=10)
     left.set_xlabel(f"{axes_are} 1")
     left.set_ylabel(f"{axes_are} 2")
     right.imshow(np.where(np.eye(len(names), dtype=bool), np.nan, distances), cmap="Blues_r")
-    limit = np.median(distances)
+    limit = np.median(distances[~np.eye(len(names), dtype=bool)]) if len(names) > 1 else 0.0
     numbered = range(len(names)) if len(names) <= _MANY_CLASSES else ()
     for row in numbered:
         for column in numbered:
@@ -198,7 +204,6 @@ def latent_map(
                 value = distances[row, column]
                 ink = "white" if value < limit else _INK
                 right.text(column, row, f"{value:.2f}", ha="center", va="center", size=7, color=ink)
-    long = any(len(str(name)) > _LONG_NAME for name in names)
     size = 10 if len(names) <= _MANY_CLASSES else 5
     right.set_xticks(range(len(names)), names, rotation=90 if long else 0, fontsize=size)
     right.set_yticks(range(len(names)), names, fontsize=size)

@@ -66,7 +66,9 @@ def test_figures(
     if labels is None:
         first, names = list(range(min(_COLUMNS, len(images)))), []
     else:
-        first = [int(np.flatnonzero(labels == name)[0]) for name in np.unique(labels)[:_COLUMNS]]
+        classes = np.unique(labels)[:_COLUMNS]
+        each = _COLUMNS // len(classes)
+        first = [int(row) for name in classes for row in np.flatnonzero(labels == name)[:each]]
         names = [str(labels[index]) for index in first]
     rows = np.concatenate(
         [originals[first] / 255.0, images[first], model.reconstruct(images[first])]
@@ -99,8 +101,10 @@ def _pairs(labels: np.ndarray | None, count: int) -> list[tuple[int, int, str]]:
     if labels is None:
         return [(2 * i, 2 * i + 1, "") for i in range(min(len(_PAIRS), count // 2))]
     names = np.unique(labels)
+    classes = len(names)
+    neighbours = [(i, (i + 1) % classes) for i in range(min(len(_PAIRS), classes))]
     pairs = []
-    for a, b in dict.fromkeys((a % len(names), b % len(names)) for a, b in _PAIRS):
+    for a, b in _PAIRS if classes == 10 else neighbours:
         start = int(np.flatnonzero(labels == names[a])[0])
         end = int(np.flatnonzero(labels == names[b])[-1])
         if start != end:

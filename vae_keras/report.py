@@ -25,8 +25,8 @@ CAPTIONS = {
     "prior": "Images decoded from 25 draws of the prior N(0, I), the same draws in each picture.",
     "uniform": "Images decoded from 25 uniform draws on [-√3, √3], of the same mean and variance.",
     "samples": "Images decoded from 25 draws of the prior N(0, I).",
-    "reconstructions": "Test images, one of each class where there are classes: the original, the "
-    "image that the model sees, and its reconstruction through the posterior mean.",
+    "reconstructions": "Test images, of each class where there are classes: the original, what the "
+    "model sees, and the reconstruction through the posterior mean.",
     "interpolations": "Eleven steps along the straight line between the posterior means of two "
     "test images, the originals at both ends.",
     "manifold": "Images decoded over the two-dimensional latent space, at the prior's quantiles.",

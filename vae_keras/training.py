@@ -407,7 +407,10 @@ def _finish(
     }
     files.write_json(folder / "metrics.json", metrics)
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    page = report.page(f"Run of {config.preset}", settings, rows, metrics, folder / "figures")
+    other = "" if recipe.data == presets.load_recipe(config.preset).data else f" on {recipe.data}"
+    page = report.page(
+        f"Run of {config.preset}{other}", settings, rows, metrics, folder / "figures"
+    )
     files.write_text(folder / "report.html", page)
     elbo = next(entry for entry in metrics["metrics"] if entry["name"] == "elbo")
     print(f"Test ELBO: {elbo['value']:.3f} nats per image. The report: {folder / 'report.html'}")
