@@ -12,8 +12,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, help="images a step")
     parser.add_argument("--learning-rate", type=float, help="Adam's, at its highest")
     parser.add_argument("--seed", type=int, help="of weights, order and noise")
-    parser.add_argument("--workdir", help="the run folder (default: runs/PRESET)")
-    parser.add_argument("--data", default="mnist", help="the data set (default: mnist)")
+    parser.add_argument("--workdir", help="the run folder (default: runs/PRESET[-DATA])")
+    parser.add_argument(
+        "--data", help="mnist, fashion_mnist, an .npz, or a folder of images (default: PRESET's)"
+    )
+    parser.add_argument("--image-size", metavar="H[xW]", help="scales own images to this size")
     parser.add_argument("--validation", type=int, help="how many training images to hold out")
     parser.add_argument("--binarization", choices=("dynamic", "none", "threshold"))
     parser.add_argument("--overwrite", action="store_true", help="empty a folder of another run")

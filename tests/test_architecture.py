@@ -13,8 +13,8 @@ PACKAGE = Path(vae_keras.__file__).parent
 # A module may import modules of the lines above its own.
 LAYERS = (
     ("_version", "checks", "files", "noise"),
-    ("data", "distributions", "figures", "networks", "presets", "warmup"),
-    ("objectives",),
+    ("data", "datasets", "distributions", "figures", "networks", "presets", "warmup"),
+    ("objectives", "own_images"),
     ("model",),
     ("signatures",),
     ("callbacks", "checkpoints", "evaluation", "export", "gallery", "report"),

@@ -1,12 +1,15 @@
 """The command line: what it prints, what it writes, how it refuses."""
 
 import json
+from argparse import Namespace
 
+import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from vae_keras import presets
-from vae_keras.__main__ import main
+from vae_keras.__main__ import _trained_on, main
 
 
 def test_presets_lists_the_zoo(capsys):
@@ -42,6 +45,73 @@ def test_figures_takes_a_keras_file(tmp_path):
     assert main(["figures", "--model", str(weights), "--to", str(tmp_path)]) == 0
     names = {path.name for path in tmp_path.glob("*.png")}
     assert names == {"interpolations.png", "latent_map.png", "reconstructions.png"}
+
+
+def test_a_run_on_own_images_is_evaluated_and_drawn(photos, photos_run, tmp_path, capsys):
+    model = ["--model", str(photos_run / "model.keras")]
+    path = tmp_path / "numbers.json"
+    arguments = ["--data", str(photos), "--samples", "10", "--json", str(path)]
+    assert main(["evaluate", *model, *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "Found photos: 60 images of 7 x 5, colour" in out
+    assert "6 images, dynamic binarization, seed 0" in out
+    numbers = {entry["name"]: entry["value"] for entry in json.loads(path.read_text())["metrics"]}
+    trained = json.loads((photos_run / "metrics.json").read_text())["metrics"]
+    elbo = next(entry["value"] for entry in trained if entry["name"] == "elbo")
+    assert numbers["elbo"] == pytest.approx(elbo, rel=1e-5), "the same test images, drawn again"
+
+    assert main(["figures", *model, "--data", str(photos), "--to", str(tmp_path)]) == 0
+    names = {path.name for path in tmp_path.glob("*.png")}
+    assert names == {"interpolations.png", "latent_map.png", "reconstructions.png"}
+    drawn = (tmp_path / "reconstructions.png").read_bytes()
+    assert drawn == (photos_run / "figures" / "reconstructions.png").read_bytes()
+
+    assert main(["sample", *model, "--to", str(tmp_path / "s.png")]) == 0
+    assert main(["export", *model, "--to", str(tmp_path / "base")]) == 0
+    capsys.readouterr()
+
+
+def test_own_images_are_scaled_to_the_models_shape(photos_run, tmp_path, capsys):
+    for index in range(10):
+        image = np.random.default_rng(index).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    model = ["--model", str(photos_run / "model.keras")]
+    assert main(["evaluate", *model, "--data", str(tmp_path), "--samples", "2"]) == 0
+    assert "Scaled to 7 x 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "a model of your own data needs --data, its file or folder"),
+        (["--data", "nowhere"], "data must be one of: mnist, fashion_mnist, or the path"),
+        (["--data", "mnist"], "must hold images of shape (7, 5, 3), the model's"),
+    ],
+)
+def test_data_of_another_kind_gets_one_line(photos_run, arguments, sentence, capsys):
+    model = ["--model", str(photos_run / "model.keras")]
+    for name in (["evaluate", "--samples", "2"], ["figures"]):
+        assert main([*name, *model, *arguments]) == 2
+        error = capsys.readouterr().err.strip()
+        assert sentence in error
+        assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "data"),
+    [
+        (None, "mnist"),
+        ('{"data": "fashion_mnist"}', "fashion_mnist"),
+        ('{"data": "photos"}', "photos"),
+        ("{", "mnist"),
+        ("[]", "mnist"),
+    ],
+)
+def test_a_run_folder_says_what_its_model_was_trained_on(tmp_path, content, data):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    arguments = Namespace(preset=None, model=str(tmp_path / "model.keras"))
+    assert _trained_on(arguments) == data
 
 
 def test_export_takes_the_next_version(tmp_path, capsys):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vae_keras import datasets
     from vae_keras.model import VAE
 
 
@@ -40,11 +42,16 @@ def _parser() -> argparse.ArgumentParser:
             source.add_argument("--model", metavar="PATH", help="a .keras file")
         return sub
 
+    def add_data(sub: argparse.ArgumentParser) -> None:
+        text = "mnist, fashion_mnist, an .npz or a folder of images; default: what it trained on"
+        sub.add_argument("--data", metavar="DATA", help=text)
+
     command("presets", _presets, "Lists the zoo as a table.", model=False)
 
-    sub = command("evaluate", _evaluate, "Measures -log p(x), the ELBO and its terms on MNIST.")
+    sub = command("evaluate", _evaluate, "Measures -log p(x), the ELBO and its terms.")
+    add_data(sub)
     sub.add_argument("--samples", type=int, default=5000, metavar="K", help="a posterior's draws")
-    sub.add_argument("--images", type=int, default=10000, metavar="N", help="first test images")
+    sub.add_argument("--images", type=int, metavar="N", help="first test images, default: all")
     sub.add_argument("--seed", type=int, default=0, metavar="S")
     sub.add_argument("--json", metavar="FILE", help="writes the numbers there, too")
 
@@ -54,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--to", default="samples.png", metavar="FILE")
 
     sub = command("figures", _figures, "Draws the figures of the test set.")
+    add_data(sub)
     sub.add_argument("--to", default="figures", metavar="DIR")
 
     sub = command("export", _export, "Writes a version under a TF Serving base path.")
@@ -96,6 +104,38 @@ def _load(arguments: argparse.Namespace) -> VAE:
     return model
 
 
+def _trained_on(arguments: argparse.Namespace) -> str:
+    """The name of the data that a model was trained on: its recipe's, or its run folder's."""
+    from vae_keras import presets
+
+    if arguments.preset is not None:
+        return presets.load_recipe(arguments.preset).data
+    try:
+        config = json.loads((Path(arguments.model).parent / "config.json").read_text("utf-8"))
+        return str(config["data"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "mnist"  # a file on its own
+
+
+def _load_data(arguments: argparse.Namespace, model: VAE) -> datasets.DataSet:
+    from vae_keras import checks, datasets, training
+
+    name = arguments.data
+    if name is None:
+        name = _trained_on(arguments)
+        if name not in datasets.KNOWN:
+            raise checks.InputError(
+                "a model of your own data needs --data, its file or folder. "
+                f"Received: {arguments.model}, trained on {name!r}. Name it."
+            )
+    height, width, _ = model.image_shape
+    own = name not in datasets.KNOWN
+    dataset = training.load_data(name, f"{height}x{width}" if own else None)
+    if own:
+        print("\n".join(datasets.describe(dataset)))
+    return dataset
+
+
 def _presets(_: argparse.Namespace) -> None:
     from vae_keras import presets
 
@@ -114,11 +154,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from vae_keras import checks, data, evaluation, files
 
     checks.whole_number("--samples", arguments.samples, 1)
-    count = checks.whole_number("--images", arguments.images, 1, 10000)
+    if arguments.images is not None:
+        checks.whole_number("--images", arguments.images, 1)
     model = _load(arguments)
+    images = _load_data(arguments, model).images.x_test
+    count = checks.whole_number("--images", arguments.images or len(images), 1, len(images))
     # A model that is trained on grey pixels is still measured on binary ones, as all are.
     mode = "threshold" if model.binarization == "threshold" else "dynamic"
-    x = data.binarize(data.load_mnist().x_test[:count], arguments.seed, mode)
+    x = data.binarize(images[:count], arguments.seed, mode)
     likelihood = evaluation.estimate_log_likelihood(
         model, x, arguments.samples, seed=arguments.seed
     )
@@ -167,24 +210,26 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    from vae_keras import checks, figures
+    from vae_keras import checks, datasets, figures
 
     count = checks.whole_number("--count", arguments.count, 5, 10000)
     if count % 5:
         raise checks.InputError(f"--count must be a multiple of 5. Received: {count}.")
     images = _load(arguments).sample(count, arguments.seed)
     title = f"{count} images decoded from z ~ N(0, I)"
-    figures.save(figures.grid(images, count // 5, 5, title), arguments.to)
+    ink = _trained_on(arguments) in datasets.KNOWN
+    figures.save(figures.grid(images, count // 5, 5, title, ink=ink), arguments.to)
     print(arguments.to)
 
 
 def _figures(arguments: argparse.Namespace) -> None:
     from vae_keras import data, figures, gallery
 
-    model, images = _load(arguments), data.load_mnist()
-    mode = "none" if model.binarization == "none" else model.binarization
-    test = data.binarize(images.x_test, model.seed, mode)
-    for name, figure in gallery.test_figures(model, images.x_test, test, images.y_test):
+    model = _load(arguments)
+    dataset = _load_data(arguments, model)
+    x, labels = dataset.images.x_test, dataset.images.y_test
+    test = data.binarize(x, model.seed, model.binarization)
+    for name, figure in gallery.test_figures(model, x, test, labels, dataset.ink):
         path = Path(arguments.to) / f"{name}.png"
         figures.save(figure, path)
         print(path)

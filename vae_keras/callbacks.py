@@ -110,6 +110,7 @@ class FigureWriter(Callback):
         titles: name to the figure's title. Default: the name.
         log_dir: TensorBoard folder that gets the same grids as images, and the ELBO terms as
             scalars. Default None.
+        ink: whether a grey 0 is drawn white, as in `figures.grid`. Default True.
 
     Example:
         >>> latents = {"prior": vae.prior_latents(25)}
@@ -125,6 +126,7 @@ class FigureWriter(Callback):
         columns: int = 5,
         titles: Mapping[str, str] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
+        ink: bool = True,
     ) -> None:
         super().__init__()
         for name, latents in grids.items():
@@ -138,6 +140,7 @@ class FigureWriter(Callback):
         self.epochs = None if epochs is None else set(epochs)
         self.columns = columns
         self.titles = dict(titles or {})
+        self.ink = ink
         self._log_dir = log_dir
         self._writer: tf.summary.SummaryWriter | None = None
 
@@ -158,7 +161,7 @@ class FigureWriter(Callback):
             rows = len(images) // self.columns
             if self.folder is not None:
                 title = f"{self.titles.get(name, name)}, after epoch {done}"
-                figure = figures.grid(images, rows, self.columns, title)
+                figure = figures.grid(images, rows, self.columns, title, ink=self.ink)
                 figures.save(figure, self.folder / f"{name}_epoch_{done}.png")
             if self._writer is not None:
                 canvas = figures.tile(images, rows, self.columns)

@@ -44,6 +44,7 @@ class Recipe:
         binarization: "dynamic", "threshold" or "none". Default "dynamic".
         validation: how many of the last training images are held out. Default 10000.
         seed: of weights, order and noise. Default 0.
+        data: name of the data set. Default "mnist".
     """
 
     description: str
@@ -59,6 +60,7 @@ class Recipe:
     binarization: str = "dynamic"
     validation: int = 10000
     seed: int = 0
+    data: str = "mnist"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the recipe as JSON-ready values."""

@@ -22,6 +22,7 @@ from vae_keras import (
     checkpoints,
     checks,
     data,
+    datasets,
     evaluation,
     export,
     figures,
@@ -29,6 +30,7 @@ from vae_keras import (
     gallery,
     networks,
     objectives,
+    own_images,
     presets,
     report,
 )
@@ -36,6 +38,9 @@ from vae_keras.model import VAE
 
 _FIGURE_EPOCHS = (20, 30)
 _ELBO_DRAWS = 10
+# Own data: one training image in so many is held out, and an epoch has so many steps where there
+# are images enough for batches of this size.
+_OWN_VALIDATION_SHARE, _OWN_STEPS, _OWN_BATCH = 10, 100, 10
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,11 @@ class TrainConfig:
     Attributes:
         preset: name of a recipe in the zoo. Default "mlp_mnist".
         epochs, batch_size, learning_rate, seed, validation, binarization: in the recipe's place.
-        workdir: the run folder. Default `runs/<preset>`.
-        data: "mnist". Default "mnist".
+        workdir: the run folder. Default `runs/<preset>`, or `runs/<preset>-<data>` for other data
+            than the preset's.
+        data: a name in `datasets.KNOWN`, or a path as `own_images.load` takes it; batch size and
+            validation images are then sized by the data where they are not given.
+        image_size: "H" or "HxW" to scale own images to. Default: as they are.
         overwrite: whether a folder that holds another run is emptied. Default False.
     """
 
@@ -56,7 +64,8 @@ class TrainConfig:
     learning_rate: float | None = None
     seed: int | None = None
     workdir: str | os.PathLike[str] | None = None
-    data: str = "mnist"
+    data: str | None = None
+    image_size: str | None = None
     validation: int | None = None
     binarization: str | None = None
     overwrite: bool = False
@@ -85,7 +94,12 @@ class TrainConfig:
 
     def folder(self) -> Path:
         """Returns the run folder."""
-        return Path("runs") / self.preset if self.workdir is None else Path(self.workdir)
+        if self.workdir is not None:
+            return Path(self.workdir)
+        if self.data in (None, presets.load_recipe(self.preset).data):
+            return Path("runs") / self.preset
+        name = self.data if self.data in datasets.KNOWN else own_images.name(self.data)
+        return Path("runs") / f"{self.preset}-{name}"
 
 
 def train(config: TrainConfig) -> Path:
@@ -109,19 +123,24 @@ def train(config: TrainConfig) -> Path:
     """
     recipe, folder = config.recipe(), config.folder()
     with _Signals() as signals:
-        wanted = {"preset": config.preset, "data": config.data} | recipe.to_dict()
+        print("Loading training data...", flush=True)
+        dataset = load_data(recipe.data, config.image_size)
+        images = dataset.images
+        recipe = _sized(recipe, config, dataset)
+        wanted = {"preset": config.preset} | recipe.to_dict()
+        if dataset.own:
+            wanted["own_data"] = dict(dataset.identity)
         _check_folder(folder, wanted, config.overwrite)
         if not config.overwrite and (folder / "report.html").exists():
             print(f"{folder} is complete. To train it anew, pass --overwrite.")
             return folder
-        print("Loading training data...", flush=True)
-        images = load_images(config.data)
         _check_sizes(recipe, len(images.x_train))
+        _announce(recipe, dataset)
         _claim(folder, wanted, config.overwrite)
         model = build_model(recipe, images.x_train.shape[1:], len(images.x_train))
         try:
-            _fit(model, recipe, images, folder, signals)
-            _finish(model, recipe, config, images, folder, signals)
+            _fit(model, recipe, dataset, folder, signals)
+            _finish(model, recipe, config, dataset, folder, signals)
         except checkpoints.Stopped as stopped:
             raise Interrupted(signals.received or signal.SIGINT, folder, str(stopped)) from None
     return folder
@@ -141,10 +160,24 @@ class Interrupted(Exception):
         self.signal = number
 
 
-def load_images(name: str) -> data.Images:
-    """Loads the data set called `name`."""
-    checks.choice("data", name, ("mnist",))
-    return data.load_mnist()
+def load_data(name: str, image_size: str | None = None) -> datasets.DataSet:
+    """Loads the data set called `name`, or the user's own at that path.
+
+    Args:
+        name: one of `datasets.KNOWN`, or a path.
+        image_size: as in `own_images.load`; own images alone are scaled. Default None.
+
+    Raises:
+        checks.InputError: for data that cannot be had or read.
+    """
+    if name not in datasets.KNOWN:
+        return own_images.load(name, image_size)
+    if image_size is not None:
+        raise checks.InputError(
+            f"image_size scales your own images. Received: {image_size!r} for {name}. "
+            "Leave it out, or name a folder."
+        )
+    return datasets.load(name)
 
 
 def build_model(recipe: presets.Recipe, image_shape: tuple[int, ...], num_images: int) -> VAE:
@@ -196,6 +229,41 @@ def _schedule(recipe: presets.Recipe, steps: int) -> float | Any:
 
 
 # --------------------------------------------------------------------------------- the stages
+
+
+def _sized(
+    recipe: presets.Recipe, config: TrainConfig, dataset: datasets.DataSet
+) -> presets.Recipe:
+    """The recipe for this data: what the preset sized for its own and the user did not give."""
+    if dataset.name == presets.load_recipe(config.preset).data:
+        return recipe
+    recipe = dataclasses.replace(
+        recipe,
+        data=dataset.name,
+        description=f"The networks of {config.preset}, trained on {dataset.name}",
+    )
+    if not dataset.own:
+        return recipe
+    rows = len(dataset.images.x_train)
+    held = rows // _OWN_VALIDATION_SHARE if config.validation is None else recipe.validation
+    batch = min(
+        max((rows - held) // _OWN_STEPS, _OWN_BATCH), recipe.batch_size, max(rows - held, 1)
+    )
+    if config.batch_size is not None:
+        batch = config.batch_size
+    return dataclasses.replace(recipe, validation=held, batch_size=batch)
+
+
+def _announce(recipe: presets.Recipe, dataset: datasets.DataSet) -> None:
+    """Says what was found and what is done with it."""
+    kept = len(dataset.images.x_train) - recipe.validation
+    print("\n".join(datasets.describe(dataset)))
+    print(
+        f"Training on {kept:,} images, {recipe.validation:,} held out for validation: "
+        f"{recipe.epochs:,} epochs of {-(-kept // recipe.batch_size):,} steps, "
+        f"{recipe.batch_size} images a step.",
+        flush=True,
+    )
 
 
 def _check_folder(folder: Path, wanted: dict[str, Any], overwrite: bool) -> None:
@@ -267,10 +335,11 @@ def _check_sizes(recipe: presets.Recipe, num_images: int) -> None:
 def _fit(
     model: VAE,
     recipe: presets.Recipe,
-    images: data.Images,
+    dataset: datasets.DataSet,
     folder: Path,
     signals: _Signals,
 ) -> None:
+    images = dataset.images
     progress = checkpoints.restore(folder / "checkpoints", model)
     csv_path = folder / "elbo.csv"
     if progress is not None:
@@ -295,6 +364,7 @@ def _fit(
                 folder / "figures",
                 epochs={min(epoch, recipe.epochs) for epoch in (*_FIGURE_EPOCHS, recipe.epochs)},
                 titles=gallery.PRIOR_TITLES,
+                ink=dataset.ink,
             ),
             checkpoints.Checkpointer(
                 folder / "checkpoints",
@@ -310,11 +380,12 @@ def _finish(
     model: VAE,
     recipe: presets.Recipe,
     config: TrainConfig,
-    images: data.Images,
+    dataset: datasets.DataSet,
     folder: Path,
     signals: _Signals,
 ) -> None:
     """Writes everything that follows from the weights; done again as a whole if cut short."""
+    images = dataset.images
     test = data.binarize(images.x_test, recipe.seed, recipe.binarization)
     rows = callbacks.read_elbo_csv(folder / "elbo.csv")
     signals.check("before the export")
@@ -325,22 +396,28 @@ def _finish(
     curve = figures.elbo_curve(
         [float(row["elbo"]) for row in rows],
         [float(row["val_elbo"]) for row in rows if row["val_elbo"]],
+        report=recipe.data == "mnist",
     )
     figures.save(curve, folder / "figures" / "elbo.png")
-    for name, figure in gallery.test_figures(model, images.x_test, test, images.y_test):
+    for name, figure in gallery.test_figures(
+        model, images.x_test, test, images.y_test, dataset.ink
+    ):
         figures.save(figure, folder / "figures" / f"{name}.png")
         signals.check("between two figures")
 
     metrics = {
         "preset": config.preset,
         "parameters": model.count_params(),
-        "provenance": report.provenance(data.fingerprint(images.x_test)),
+        "provenance": report.provenance(datasets.fingerprint(images.x_test)),
         "metrics": measure(model, test, recipe),
         "latent_classes": latent_classes(model, test, images.y_test),
     }
     files.write_json(folder / "metrics.json", metrics)
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    page = report.page(f"Run of {config.preset}", settings, rows, metrics, folder / "figures")
+    other = "" if recipe.data == presets.load_recipe(config.preset).data else f" on {recipe.data}"
+    page = report.page(
+        f"Run of {config.preset}{other}", settings, rows, metrics, folder / "figures"
+    )
     files.write_text(folder / "report.html", page)
     elbo = next(entry for entry in metrics["metrics"] if entry["name"] == "elbo")
     print(f"Test ELBO: {elbo['value']:.3f} nats per image. The report: {folder / 'report.html'}")
@@ -380,8 +457,13 @@ def measure(model: VAE, test: np.ndarray, recipe: presets.Recipe) -> list[dict[s
     return entries
 
 
-def latent_classes(model: VAE, test: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Returns the distances between class means, and each class's others from the nearest on."""
+def latent_classes(model: VAE, test: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
+    """Returns the distances between class means, and each class's others from the nearest on.
+
+    Without classes to compare, see `gallery.has_classes`, it returns nothing.
+    """
+    if not gallery.has_classes(labels):
+        return {}
     names = np.unique(labels)
     distances = gallery.class_distances(model.encode(test).loc, labels)
     return {

@@ -47,14 +47,15 @@ def publish(run: Path, num_samples: int = 5000) -> Path:
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     name = config["preset"]
     recipe = presets.load_recipe(name)
-    if config != {"preset": name, "data": config["data"]} | recipe.to_dict():
+    if config != {"preset": name} | recipe.to_dict():
         raise checks.InputError(
             f"a published run follows its preset's recipe. Received: {run}, which differs from "
             f"{name}. Train without other flags."
         )
     target = presets.folder() / name
     model = keras.saving.load_model(run / "model.keras")
-    images = training.load_images(config["data"])
+    dataset = training.load_data(recipe.data)
+    images = dataset.images
     test = data.binarize(images.x_test, recipe.seed, recipe.binarization)
     likelihood = evaluation.estimate_log_likelihood(model, test, num_samples, seed=recipe.seed)
     shutil.copyfile(run / "model.keras", target / "model.keras")
@@ -63,7 +64,7 @@ def publish(run: Path, num_samples: int = 5000) -> Path:
     (target / "figures").mkdir(exist_ok=True)
     for path in (path for kind in _FIGURES for path in (run / "figures").glob(f"{kind}.png")):
         shutil.copyfile(path, target / "figures" / path.name)
-    samples = figures.grid(model.sample(25), 5, 5, gallery.PRIOR_TITLES["prior"])
+    samples = figures.grid(model.sample(25), 5, 5, gallery.PRIOR_TITLES["prior"], ink=dataset.ink)
     figures.save(samples, target / "figures" / "samples.png")
     files.write_json(target / "metrics.json", _metrics(run, recipe, likelihood))
     for path, text in cards.render().items():
