@@ -13,7 +13,7 @@ PACKAGE = Path(vae_keras.__file__).parent
 # A module may import modules of the lines above its own.
 LAYERS = (
     ("_version", "checks", "files", "noise"),
-    ("data", "distributions", "figures", "networks", "presets", "warmup"),
+    ("data", "distributions", "divergence", "figures", "networks", "presets", "warmup"),
     ("objectives",),
     ("model",),
     ("signatures",),

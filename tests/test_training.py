@@ -1,7 +1,6 @@
 """`train`: a recipe to a run folder, end to end, on a cut of real MNIST."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -229,23 +228,6 @@ def test_an_unwritable_workdir_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert command.main(["--workdir", str(tmp_path / "file" / "run")]) == 2
     assert "must be readable and writable" in capsys.readouterr().err
-
-
-def shell(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "train.py", *arguments],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def test_a_wrong_backend_is_one_line(tmp_path):
-    result = shell("--workdir", str(tmp_path / "run"), KERAS_BACKEND="numpy")
-    assert result.returncode == 2
-    assert "needs Keras on its tensorflow backend. Received: backend 'numpy'" in result.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     from vae_keras import cli
 
-    return cli.run(lambda: arguments.run(arguments))
+    return cli.run(lambda: arguments.run(arguments), arguments.debug)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: object, text: str, model: bool = True) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if model:
             source = sub.add_mutually_exclusive_group(required=True)
             source.add_argument("--preset", metavar="NAME", help="a model of the zoo")

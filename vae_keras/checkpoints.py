@@ -16,7 +16,7 @@ from pathlib import Path
 
 import keras
 
-from vae_keras import checks, files
+from vae_keras import checks, divergence, files
 from vae_keras.model import VAE
 
 _KEEP = 2
@@ -46,7 +46,12 @@ def save(folder: str | os.PathLike[str], model: VAE, progress: Progress) -> None
         folder: of the checkpoints; made when missing.
         model: a compiled model.
         progress: what its weights stand for.
+
+    Raises:
+        divergence.Diverged: when a weight is not finite; nothing is written.
     """
+    held = (*model.variables, *model.optimizer.variables)
+    divergence.require_finite(held, int(model.optimizer.iterations) - 1)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"epoch-{progress.epoch:05d}-step-{progress.step:07d}"
@@ -94,6 +99,11 @@ def restore(folder: str | os.PathLike[str], model: VAE) -> Progress | None:
             "damaged. Restore one of them, or start anew with --overwrite."
         )
     return None
+
+
+def newest(folder: str | os.PathLike[str]) -> str | None:
+    """Returns the newest checkpoint's name, None when there is none."""
+    return max((path.stem for path in Path(folder).glob("epoch-*.json")), default=None)
 
 
 class Checkpointer(keras.callbacks.Callback):

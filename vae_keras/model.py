@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras import checks, data, distributions, noise, presets
+from vae_keras import checks, data, distributions, divergence, noise, presets
 from vae_keras.networks import MLPDecoder, MLPEncoder
 from vae_keras.objectives import ELBO, Terms
 
@@ -107,6 +107,8 @@ class VAE(keras.Model):
             for name in (*Terms._fields, "loss")
         }
         self._test_row = tf.Variable(0, dtype=tf.int64, trainable=False)
+        # What `divergence.fault` says of the first step that went wrong, and the steps until then.
+        self._fault = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
         self._auto_steps = True
         self.steps_to_skip = 0  # of the next `fit`: an earlier run has done them
         image_shape = self._declared_image_shape()
@@ -453,7 +455,7 @@ class VAE(keras.Model):
         """Ascends the objective on one batch; the noise is keyed by (seed, step, row)."""
         images, weights = self._unpack(batch)
         draws = self._train_draws(tf.shape(images)[0], self.optimizer.iterations)
-        self._track(self._step_kernel(images, weights, draws, training=True))
+        self._track(self._note_fault(self._step_kernel(images, weights, draws, training=True)))
         return self.get_metrics_result()
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
@@ -469,7 +471,7 @@ class VAE(keras.Model):
         first = tf.identity(self.optimizer.iterations)
         draws = [self._train_draws(rows, first + index) for index in range(steps)]
         draws = tf.nest.map_structure(lambda *parts: tf.stack(parts), *draws)
-        self._track(self._stack_kernel(stack, draws, training=True))
+        self._track(self._note_fault(self._stack_kernel(stack, draws, training=True)))
         return self.get_metrics_result()
 
     def _test_stack(self, stack: data.Stack) -> dict[str, tf.Tensor]:
@@ -511,18 +513,22 @@ class VAE(keras.Model):
         """One batch, inside the compiled kernel.
 
         Returns:
-            float64 [5]: the weighted sums of the terms and the loss, then the sum of weights.
+            float64 [6]: the weighted sums of the terms and the loss, the sum of weights, and
+            `divergence.fault`.
         """
         x = data.to_pixels(images, draws.bits, self.binarization)
         total_weight = tf.reduce_sum(weights)
         with tf.GradientTape() as tape:
             objective, terms = self.bound(x, draws.noise, training)
             loss = -tf.math.divide_no_nan(tf.reduce_sum(weights * objective), total_weight)
+        gradients = []
         if training:
             gradients = tape.gradient(loss, self.trainable_variables)
             self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        sums = [tf.reduce_sum(weights * tf.stop_gradient(term)) for term in terms]
-        return tf.cast(tf.stack([*sums, loss * total_weight, total_weight]), tf.float64)
+        sums = Terms(*(tf.reduce_sum(weights * tf.stop_gradient(term)) for term in terms))
+        fault = divergence.fault([sums.kl, sums.log_likelihood, sums.elbo, loss], gradients)
+        totals = [*sums, loss * total_weight, total_weight, tf.cast(fault, tf.float32)]
+        return tf.cast(tf.stack(totals), tf.float64)
 
     def _many_steps(self, stack: data.Stack, draws: _Draws, training: bool) -> tf.Tensor:
         """The batches of a stack one after the other, inside one compiled kernel."""
@@ -532,11 +538,28 @@ class VAE(keras.Model):
             images, weights = stack.images[index], stack.weights[index]
             return index + 1, totals + self._one_step(images, weights, step_draws, training)
 
-        start = (tf.constant(0), tf.zeros(len(self._trackers) + 1, tf.float64))
-        return tf.while_loop(lambda index, _: index < stack.steps, body, start)[1]
+        def goes_on(index: tf.Tensor, totals: tf.Tensor) -> tf.Tensor:
+            left = index < stack.steps
+            return left & tf.equal(totals[-1], 0.0) if training else left  # stops at a fault
+
+        start = (tf.constant(0), tf.zeros(len(self._trackers) + 2, tf.float64))
+        return tf.while_loop(goes_on, body, start)[1]
+
+    def _note_fault(self, totals: tf.Tensor) -> tf.Tensor:
+        now = tf.stack(
+            [tf.cast(totals[-1], tf.int64), tf.cast(self.optimizer.iterations, tf.int64)]
+        )
+        self._fault.assign(tf.where(tf.equal(self._fault[0], 0), now, self._fault))
+        return totals
+
+    def _raise_fault(self) -> None:
+        code, steps = self._fault.numpy().tolist()
+        if code:
+            self._fault.assign([0, 0])
+            raise divergence.Diverged(steps - 1, divergence.PLACES[code - 1])
 
     def _track(self, totals: tf.Tensor) -> None:
-        weight = totals[-1]
+        weight = totals[-2]
         for index, tracker in enumerate(self._trackers.values()):
             tracker.update_state(tf.math.divide_no_nan(totals[index], weight), weight)
 
@@ -584,7 +607,9 @@ class VAE(keras.Model):
                 self.steps_to_skip -= self.steps_per_execution
                 return self.get_metrics_result()
             spec = getattr(iterator, "element_spec", None)
-            return (per_stack if isinstance(spec, data.Stack) else per_batch)(iterator)
+            logs = (per_stack if isinstance(spec, data.Stack) else per_batch)(iterator)
+            self._raise_fault()
+            return logs
 
         return function
 
@@ -623,6 +648,7 @@ class VAE(keras.Model):
 
         Raises:
             checks.InputError: for images, weights or sizes that cannot be right.
+            divergence.Diverged: at the first step whose loss or weights are not finite.
         """
         checks.whole_number("epochs", epochs, 1)
         callbacks = _flat(callbacks)
@@ -645,7 +671,7 @@ class VAE(keras.Model):
                 val_x, _, val_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
                 val_images = self._images(val_x, "validation_data")
                 validation_data = _batches(val_images, val_weight, validation_batch_size or 32)
-            return super().fit(x, validation_data=validation_data, **arguments)
+            return self._fit_finite(x, validation_data=validation_data, **arguments)
 
         x, _, sample_weight = _unpack_arrays(x, sample_weight)
         images = self._images(x)
@@ -667,7 +693,13 @@ class VAE(keras.Model):
             arguments["validation_steps"] = validation_steps or -(-len(val_images) // val_size)
             val_weights = _weights(val_weight, len(val_images))
             validation_data = self._dataset(val_images, val_weights, val_size, None)
-        return super().fit(dataset, validation_data=validation_data, **arguments)
+        return self._fit_finite(dataset, validation_data=validation_data, **arguments)
+
+    def _fit_finite(self, x: tf.data.Dataset, **arguments: Any) -> keras.callbacks.History:
+        """Keras' `fit`, whose last step is looked at, too."""
+        history = super().fit(x, **arguments)
+        divergence.require_finite(self.variables, int(self.optimizer.iterations) - 1)
+        return history
 
     def evaluate(
         self,

@@ -22,6 +22,7 @@ from vae_keras import (
     checkpoints,
     checks,
     data,
+    divergence,
     evaluation,
     export,
     figures,
@@ -102,6 +103,7 @@ def train(config: TrainConfig) -> Path:
     Raises:
         checks.InputError: for a configuration that cannot be right; nothing is written.
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
+        divergence.Diverged: when the loss is no longer finite; names the last checkpoint.
 
     Example:
         >>> train(TrainConfig(preset="mlp_mnist", epochs=2, workdir="runs/short"))
@@ -123,6 +125,8 @@ def train(config: TrainConfig) -> Path:
             _finish(model, recipe, config, images, folder, signals)
         except checkpoints.Stopped as stopped:
             raise Interrupted(signals.received or signal.SIGINT, folder, str(stopped)) from None
+        except divergence.Diverged as error:
+            raise divergence.Diverged(error.step, error.place, _remedy(folder)) from error
     return folder
 
 
@@ -138,6 +142,13 @@ class Interrupted(Exception):
             f"Stopped {where}; the state is saved in {folder}. Run the same command to go on."
         )
         self.signal = number
+
+
+def _remedy(folder: Path) -> str:
+    good = checkpoints.newest(folder / "checkpoints")
+    return (
+        "There is no checkpoint yet" if good is None else f"The last good checkpoint: {good}"
+    ) + f" in {folder / 'checkpoints'}. Lower --learning-rate and pass another --workdir."
 
 
 def load_images(name: str) -> data.Images:
