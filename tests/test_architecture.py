@@ -13,7 +13,16 @@ PACKAGE = Path(vae_keras.__file__).parent
 # A module may import modules of the lines above its own.
 LAYERS = (
     ("_version", "checks", "files", "noise"),
-    ("data", "distributions", "divergence", "figures", "networks", "presets", "warmup"),
+    (
+        "data",
+        "distributions",
+        "divergence",
+        "figures",
+        "keras_file",
+        "networks",
+        "presets",
+        "warmup",
+    ),
     ("objectives",),
     ("model",),
     ("signatures",),

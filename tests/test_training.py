@@ -177,7 +177,7 @@ def test_help_is_short(capsys):
     ("arguments", "sentence"),
     [
         (["--preset", "nonsense"], "preset must be one of: mlp_mnist"),
-        (["--epochs", "0"], "epochs must be a whole number >= 1"),
+        (["--epochs", "0"], "epochs must be a whole number from 1 to 99999"),
         (["--batch-size", "0"], "batch_size must be a whole number >= 1"),
         (["--batch-size", "1001", "--validation", "200"], "batch_size must not exceed"),
         (["--learning-rate", "nan"], "learning_rate must be a finite number above 0"),
@@ -227,7 +227,7 @@ def test_a_folder_of_other_files_is_refused(tmp_path, capsys):
 def test_an_unwritable_workdir_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert command.main(["--workdir", str(tmp_path / "file" / "run")]) == 2
-    assert "must be readable and writable" in capsys.readouterr().err
+    assert "workdir must be a folder that can be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

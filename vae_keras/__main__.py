@@ -71,28 +71,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load(arguments: argparse.Namespace) -> VAE:
-    import keras
-
-    from vae_keras import checks
+    from vae_keras import checks, keras_file
     from vae_keras.model import VAE
 
     if arguments.preset is not None:
         return VAE.from_preset(arguments.preset)
-    path = Path(arguments.model)
-    if path.suffix != ".keras" or not path.is_file():
-        raise checks.InputError(
-            f"--model takes a .keras file. Received: {path}. Train one: python train.py"
-        )
-    try:
-        model = keras.saving.load_model(path)
-    except Exception as error:  # Keras raises many kinds for a damaged archive
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise checks.InputError(
-            f"--model takes a sound .keras file. Received: {path} ({reason})."
-        ) from error
+    model = keras_file.load(arguments.model)
     if not isinstance(model, VAE):
         raise checks.InputError(
-            f"--model takes a VAE. Received: a {type(model).__name__} in {path}."
+            f"--model takes a VAE. Received: a {type(model).__name__} in {arguments.model}. "
+            "Train one: python train.py"
         )
     return model
 
@@ -114,8 +102,11 @@ def _presets(_: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from vae_keras import checks, data, evaluation, files
 
-    checks.whole_number("--samples", arguments.samples, 1)
+    checks.whole_number("--samples", arguments.samples, 1, 2**31 - 1)
     count = checks.whole_number("--images", arguments.images, 1, 10000)
+    checks.whole_number("--seed", arguments.seed, 0, checks.MAX_SEED)
+    if arguments.json is not None:
+        checks.writable("--json", arguments.json)
     model = _load(arguments)
     # A model that is trained on grey pixels is still measured on binary ones, as all are.
     mode = "threshold" if model.binarization == "threshold" else "dynamic"
@@ -173,6 +164,8 @@ def _sample(arguments: argparse.Namespace) -> None:
     count = checks.whole_number("--count", arguments.count, 5, 10000)
     if count % 5:
         raise checks.InputError(f"--count must be a multiple of 5. Received: {count}.")
+    checks.whole_number("--seed", arguments.seed, 0, checks.MAX_SEED)
+    checks.writable("--to", arguments.to)
     images = _load(arguments).sample(count, arguments.seed)
     title = f"{count} images decoded from z ~ N(0, I)"
     figures.save(figures.grid(images, count // 5, 5, title), arguments.to)
@@ -180,8 +173,9 @@ def _sample(arguments: argparse.Namespace) -> None:
 
 
 def _figures(arguments: argparse.Namespace) -> None:
-    from vae_keras import data, figures, gallery
+    from vae_keras import checks, data, figures, gallery
 
+    checks.writable("--to", arguments.to, folder=True)
     model, images = _load(arguments), data.load_mnist()
     mode = "none" if model.binarization == "none" else model.binarization
     test = data.binarize(images.x_test, model.seed, mode)
@@ -192,8 +186,9 @@ def _figures(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from vae_keras import export
+    from vae_keras import checks, export
 
+    checks.writable("--to", arguments.to, folder=True)
     if arguments.format != "saved_model":
         for path in export.export_parts(_load(arguments), arguments.to, arguments.format):
             print(path)

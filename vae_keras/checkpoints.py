@@ -20,6 +20,7 @@ from vae_keras import checks, divergence, files
 from vae_keras.model import VAE
 
 _KEEP = 2
+MAX_EPOCHS = 99_999  # five digits of a checkpoint's name, which sorts by them
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ class Checkpointer(keras.callbacks.Callback):
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
-        self.folder, self.rows, self.seconds = Path(folder), rows, seconds
+        self.folder, self.rows = Path(folder), rows
+        self.seconds = checks.positive("seconds", seconds)
         self.progress, self.should_stop = progress, should_stop
         self._epoch, self._saved_at = 0, 0.0
 

@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from vae_keras import checks
+
 
 class _MLP(keras.layers.Layer):
     """Dense hidden layers and a dense output, every kernel seeded by itself."""
@@ -24,12 +26,20 @@ class _MLP(keras.layers.Layer):
         self, units: int, hidden: Sequence[int], activation: str, seed: int, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.hidden, self.activation, self.seed = tuple(hidden), activation, seed
-        widths = [*hidden, units]
+        self.hidden = checks.sizes("hidden", hidden)
+        self.activation, self.seed = activation, checks.seed(seed)
+        try:
+            keras.activations.get(activation)
+        except (ValueError, TypeError) as error:
+            raise checks.InputError(
+                "activation must be the name of a Keras activation. "
+                f"Received: {activation!r}. Pass 'tanh'."
+            ) from error
+        widths = [*self.hidden, units]
         self._dense = [
             keras.layers.Dense(
                 width,
-                activation=activation if index < len(hidden) else None,
+                activation=activation if index < len(self.hidden) else None,
                 kernel_initializer=_glorot(seed, self._kind, index),
                 dtype=self.dtype_policy,
                 name=f"dense_{index}",
@@ -83,6 +93,7 @@ class MLPEncoder(_MLP):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
+        checks.whole_number("latent_dim", latent_dim, 1)
         super().__init__(2 * latent_dim, hidden, activation, seed, **kwargs)
         self.latent_dim = latent_dim
 
@@ -128,8 +139,9 @@ class MLPDecoder(_MLP):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
+        image_shape = checks.sizes("image_shape", image_shape, 3)
         super().__init__(math.prod(image_shape), hidden, activation, seed, **kwargs)
-        self.image_shape = tuple(image_shape)
+        self.image_shape = image_shape
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         self._build_stack(input_shape[-1])

@@ -74,7 +74,7 @@ class TrainConfig:
             if getattr(self, field.name, None) is not None
         }
         recipe = dataclasses.replace(recipe, **given)
-        checks.whole_number("epochs", recipe.epochs, 1)
+        checks.whole_number("epochs", recipe.epochs, 1, checkpoints.MAX_EPOCHS)
         checks.whole_number("batch_size", recipe.batch_size, 1)
         checks.positive("learning_rate", recipe.learning_rate)
         checks.seed(recipe.seed)
@@ -85,7 +85,9 @@ class TrainConfig:
 
     def folder(self) -> Path:
         """Returns the run folder."""
-        return Path("runs") / self.preset if self.workdir is None else Path(self.workdir)
+        if self.workdir is None:
+            return Path("runs") / self.preset
+        return checks.path("workdir", self.workdir)
 
 
 def train(config: TrainConfig) -> Path:
@@ -181,10 +183,19 @@ def _part(part: presets.Part, **arguments: Any) -> keras.layers.Layer:
     kinds = {
         name: kind
         for name, kind in vars(networks).items()
-        if isinstance(kind, type) and not name.startswith("_")
+        if not name.startswith("_")
+        and isinstance(kind, type)
+        and issubclass(kind, keras.layers.Layer)
     }
     checks.choice("network", part.name, tuple(kinds))
-    return kinds[part.name](**{**part.arguments, **arguments})
+    try:
+        return kinds[part.name](**{**part.arguments, **arguments})
+    except checks.InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise checks.InputError(
+            f"a recipe's {part.name} takes that class's arguments. Received: {error}."
+        ) from error
 
 
 def _schedule(recipe: presets.Recipe, steps: int) -> float | Any:
@@ -204,13 +215,11 @@ def _schedule(recipe: presets.Recipe, steps: int) -> float | Any:
 
 def _check_folder(folder: Path, wanted: dict[str, Any], overwrite: bool) -> None:
     """Refuses a folder that is not this configuration's; reads only."""
+    checks.writable("workdir", folder, folder=True)
     try:
         held = _held(folder)
         others = held is None and folder.exists() and any(folder.iterdir())
-        ground = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not (ground.is_dir() and os.access(ground, os.W_OK)):
-            raise NotADirectoryError(f"no folder can be made in {ground}")
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unusable(folder, error) from error
     if others:
         raise checks.InputError(
@@ -239,7 +248,12 @@ def _claim(folder: Path, wanted: dict[str, Any], overwrite: bool) -> None:
 
 def _held(folder: Path) -> dict[str, Any] | None:
     path = folder / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(held, dict):
+        raise ValueError("its config.json is no JSON object")
+    return held
 
 
 def _unusable(folder: Path, error: Exception) -> checks.InputError:
