@@ -20,14 +20,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--validation", type=int, help="how many training images to hold out")
     parser.add_argument("--binarization", choices=("dynamic", "none", "threshold"))
     parser.add_argument("--overwrite", action="store_true", help="empty a folder of another run")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = vars(parser.parse_args(argv))
+    debug = arguments.pop("debug")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         from vae_keras import cli, training
     except ImportError as error:
+        if debug:
+            raise
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    return cli.run(lambda: training.train(training.TrainConfig(**vars(arguments))))
+    return cli.run(lambda: training.train(training.TrainConfig(**arguments)), debug)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,17 @@ PACKAGE = Path(vae_keras.__file__).parent
 # A module may import modules of the lines above its own.
 LAYERS = (
     ("_version", "checks", "files", "noise"),
-    ("data", "datasets", "distributions", "figures", "networks", "presets", "warmup"),
+    (
+        "data",
+        "datasets",
+        "distributions",
+        "divergence",
+        "figures",
+        "keras_file",
+        "networks",
+        "presets",
+        "warmup",
+    ),
     ("objectives", "own_images"),
     ("model",),
     ("signatures",),

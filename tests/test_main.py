@@ -137,15 +137,24 @@ def test_every_command_has_help(name, capsys):
         (["evaluate", "--preset", "mlp_mnist", "--samples", "0"], "--samples must be a whole"),
         (["evaluate", "--preset", "mlp_mnist", "--images", "10001"], "--images must be a whole"),
         (["sample", "--preset", "mlp_mnist", "--count", "7"], "--count must be a multiple of 5"),
-        (["sample", "--model", "nowhere.keras"], "--model takes a .keras file"),
-        (["sample", "--model", "README.md"], "--model takes a .keras file"),
+        (["sample", "--model", "nowhere.keras"], "a model comes as a .keras file"),
+        (["sample", "--model", "README.md"], "a model comes as a .keras file"),
         (["export", "--preset", "mlp_mnist", "--to", ".", "--version", "0"], "version must be"),
+        (["evaluate", "--preset", "mlp_mnist", "--seed", "-1"], "--seed must be a whole number"),
+        (["evaluate", "--preset", "mlp_mnist", "--json", "."], "--json must be a file that can be"),
+        (["evaluate", "--preset", "mlp_mnist", "--samples", "1" + "0" * 12], "--samples must be"),
+        (["sample", "--preset", "mlp_mnist", "--count", "1" + "0" * 12], "--count must be a whole"),
+        (["sample", "--preset", "mlp_mnist", "--to", "file/a.png"], "--to must be a file that can"),
+        (["figures", "--preset", "mlp_mnist", "--to", "file"], "--to must be a folder that can be"),
+        (["export", "--preset", "mlp_mnist", "--to", "file"], "--to must be a folder that can be"),
+        (["publish", "nowhere"], "only a finished run is published"),
     ],
 )
 def test_bad_arguments_get_one_line_and_exit_code_2(
     arguments, sentence, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("in the way")
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip()
     assert sentence in error
@@ -157,10 +166,21 @@ def test_a_damaged_model_file_is_refused(tmp_path, capsys):
     path = tmp_path / "model.keras"
     path.write_bytes(b"rubbish")
     assert main(["sample", "--model", str(path)]) == 2
-    assert "--model takes a sound .keras file" in capsys.readouterr().err
+    assert "a .keras file must be sound" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["sample"], ["sample", "--preset"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["sample"],
+        ["sample", "--preset"],
+        ["sample", "--preset", "mlp_mnist", "--model", "m.keras"],
+        ["evaluate", "--preset", "mlp_mnist", "--samples", "many"],
+        ["export", "--preset", "mlp_mnist", "--to", "x", "--format", "torch"],
+    ],
+)
 def test_missing_arguments_are_usage_errors(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import signal
 import subprocess
@@ -180,8 +179,8 @@ def test_help_is_short(capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--preset", "nonsense"], "preset must be one of: mlp_fashion_mnist, mlp_mnist"),
-        (["--epochs", "0"], "epochs must be a whole number >= 1"),
+        (["--preset", "nonsense"], "preset must be one of: iwae_mnist, mlp_fashion_mnist"),
+        (["--epochs", "0"], "epochs must be a whole number from 1 to 99999"),
         (["--batch-size", "0"], "batch_size must be a whole number >= 1"),
         (["--batch-size", "1001", "--validation", "200"], "batch_size must not exceed"),
         (["--learning-rate", "nan"], "learning_rate must be a finite number above 0"),
@@ -233,24 +232,7 @@ def test_a_folder_of_other_files_is_refused(tmp_path, capsys):
 def test_an_unwritable_workdir_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert command.main(["--workdir", str(tmp_path / "file" / "run")]) == 2
-    assert "must be readable and writable" in capsys.readouterr().err
-
-
-def shell(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "train.py", *arguments],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def test_a_wrong_backend_is_one_line(tmp_path):
-    result = shell("--workdir", str(tmp_path / "run"), KERAS_BACKEND="numpy")
-    assert result.returncode == 2
-    assert "needs Keras on its tensorflow backend. Received: backend 'numpy'" in result.stderr
+    assert "workdir must be a folder that can be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

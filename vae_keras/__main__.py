@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     from vae_keras import cli
 
-    return cli.run(lambda: arguments.run(arguments))
+    return cli.run(lambda: arguments.run(arguments), arguments.debug)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: object, text: str, model: bool = True) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if model:
             source = sub.add_mutually_exclusive_group(required=True)
             source.add_argument("--preset", metavar="NAME", help="a model of the zoo")
@@ -78,28 +79,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load(arguments: argparse.Namespace) -> VAE:
-    import keras
-
-    from vae_keras import checks
+    from vae_keras import checks, keras_file
     from vae_keras.model import VAE
 
     if arguments.preset is not None:
         return VAE.from_preset(arguments.preset)
-    path = Path(arguments.model)
-    if path.suffix != ".keras" or not path.is_file():
-        raise checks.InputError(
-            f"--model takes a .keras file. Received: {path}. Train one: python train.py"
-        )
-    try:
-        model = keras.saving.load_model(path)
-    except Exception as error:  # Keras raises many kinds for a damaged archive
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise checks.InputError(
-            f"--model takes a sound .keras file. Received: {path} ({reason})."
-        ) from error
+    model = keras_file.load(arguments.model)
     if not isinstance(model, VAE):
         raise checks.InputError(
-            f"--model takes a VAE. Received: a {type(model).__name__} in {path}."
+            f"--model takes a VAE. Received: a {type(model).__name__} in {arguments.model}. "
+            "Train one: python train.py"
         )
     return model
 
@@ -153,9 +142,12 @@ def _presets(_: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from vae_keras import checks, data, evaluation, files
 
-    checks.whole_number("--samples", arguments.samples, 1)
+    checks.whole_number("--samples", arguments.samples, 1, 2**31 - 1)
     if arguments.images is not None:
         checks.whole_number("--images", arguments.images, 1)
+    checks.whole_number("--seed", arguments.seed, 0, checks.MAX_SEED)
+    if arguments.json is not None:
+        checks.writable("--json", arguments.json)
     model = _load(arguments)
     images = _load_data(arguments, model).images.x_test
     count = checks.whole_number("--images", arguments.images or len(images), 1, len(images))
@@ -215,6 +207,8 @@ def _sample(arguments: argparse.Namespace) -> None:
     count = checks.whole_number("--count", arguments.count, 5, 10000)
     if count % 5:
         raise checks.InputError(f"--count must be a multiple of 5. Received: {count}.")
+    checks.whole_number("--seed", arguments.seed, 0, checks.MAX_SEED)
+    checks.writable("--to", arguments.to)
     images = _load(arguments).sample(count, arguments.seed)
     title = f"{count} images decoded from z ~ N(0, I)"
     ink = _trained_on(arguments) in datasets.KNOWN
@@ -223,8 +217,9 @@ def _sample(arguments: argparse.Namespace) -> None:
 
 
 def _figures(arguments: argparse.Namespace) -> None:
-    from vae_keras import data, figures, gallery
+    from vae_keras import checks, data, figures, gallery
 
+    checks.writable("--to", arguments.to, folder=True)
     model = _load(arguments)
     dataset = _load_data(arguments, model)
     x, labels = dataset.images.x_test, dataset.images.y_test
@@ -236,8 +231,9 @@ def _figures(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from vae_keras import export
+    from vae_keras import checks, export
 
+    checks.writable("--to", arguments.to, folder=True)
     if arguments.format != "saved_model":
         for path in export.export_parts(_load(arguments), arguments.to, arguments.format):
             print(path)

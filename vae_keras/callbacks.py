@@ -79,14 +79,25 @@ def read_elbo_csv(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     Raises:
         checks.InputError: when the file is not one.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns, rows = tuple(reader.fieldnames or ()), list(reader)
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            columns, rows = tuple(reader.fieldnames or ()), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise checks.InputError(
+            f"{path} must be a CSV file. Received: {error}. Name another file."
+        ) from error
     if columns != COLUMNS:
         raise checks.InputError(
             f"{path} must have the columns {','.join(COLUMNS)}. "
             f"Received: {','.join(columns) or 'nothing'}. Name another file."
         )
+    for row in rows:
+        if not row["epoch"].isdigit() or None in row or None in row.values():
+            raise checks.InputError(
+                f"each row of {path} must have an epoch and {len(COLUMNS)} fields. "
+                f"Received: {','.join(map(str, row.values()))}. Name another file."
+            )
     return rows
 
 
@@ -129,6 +140,7 @@ class FigureWriter(Callback):
         ink: bool = True,
     ) -> None:
         super().__init__()
+        checks.whole_number("columns", columns, 1)
         for name, latents in grids.items():
             if len(latents) % columns:
                 raise checks.InputError(

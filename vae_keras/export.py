@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -27,6 +28,7 @@ LARGEST_BATCH = 64  # rows of the larger warm-up requests
 METADATA_FILE = "assets.extra/metadata.json"
 GOLDEN_FILE = "assets.extra/golden.json"
 _GOLDEN_ROWS = 2
+_LARGEST_VERSION = 2**63 - 1  # TF Serving's versions are int64
 
 # What a format's files end in, and the packages that write it beyond this one's own needs.
 _PART_FORMATS = {"onnx": (".onnx", ("tf2onnx", "onnx")), "litert": (".tflite", ())}
@@ -83,15 +85,17 @@ def export_saved_model(
         PosixPath('serving/mnist/1')
     """
     _require_built(model)
-    checks.whole_number("score_samples", score_samples, 1)
-    checks.whole_number("largest_batch", largest_batch, 1)
-    base = Path(base_path)
+    for name, count in (("score_samples", score_samples), ("largest_batch", largest_batch)):
+        checks.memory(name, checks.whole_number(name, count, 1), 4 * math.prod(model.image_shape))
+    base = checks.writable("the base path", base_path, folder=True)
+    if version is not None:
+        checks.whole_number("version", version, 1, _LARGEST_VERSION)
     base.mkdir(parents=True, exist_ok=True)
     if version is None:
         version = 1 + max(
             (int(path.name) for path in base.iterdir() if path.name.isdigit()), default=0
         )
-    target = base / str(checks.whole_number("version", version, 1))
+    target = base / str(version)
     if target.exists() and not overwrite:
         raise checks.InputError(
             f"a served version must not change. Received: version {version}, which {base} already "
@@ -153,7 +157,7 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
         "encoder": (model.encoder, encode, "images", model.image_shape),
         "decoder": (model.decoder, decode, "latents", (model.latent_dim,)),
     }
-    folder = Path(folder)
+    folder = checks.writable("folder", folder, folder=True)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, (layer, function, input_name, shape) in parts.items():
@@ -197,9 +201,10 @@ class _Part(keras.Model):
 
 
 def _require_built(model: VAE) -> None:
-    if not model.built:
+    if not (isinstance(model, VAE) and model.built):
+        received = "one that saw no images" if isinstance(model, VAE) else repr(model)
         raise checks.InputError(
-            "export needs a model with weights. Received: one that saw no images. "
+            f"export needs a VAE with weights. Received: {received}. "
             "Call fit or build((None, H, W, C)) first."
         )
 

@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from vae_keras import checks
 from vae_keras.files import atomic_write
 
 # The ELBO that the report printed after each of its epochs 0..13, in nats per image.
@@ -61,11 +62,11 @@ def tile(images: np.ndarray, rows: int, columns: int, gap: int = 1) -> np.ndarra
         float32 [rows * (H + gap) - gap, columns * (W + gap) - gap, C].
 
     Raises:
-        ValueError: when the number of images is not rows * columns.
+        checks.InputError: when the number of images is not rows * columns.
     """
     num, height, width, channels = images.shape
     if num != rows * columns:
-        raise ValueError(
+        raise checks.InputError(
             f"a {rows} x {columns} grid takes {rows * columns} images. Received: {num}."
         )
     shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, channels)

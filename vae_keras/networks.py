@@ -8,11 +8,13 @@ model or layer with these shapes fits into `VAE`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+
+from vae_keras import checks
 
 
 class _MLP(keras.layers.Layer):
@@ -24,12 +26,14 @@ class _MLP(keras.layers.Layer):
         self, units: int, hidden: Sequence[int], activation: str, seed: int, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.hidden, self.activation, self.seed = tuple(hidden), activation, seed
-        widths = [*hidden, units]
+        self.hidden = checks.sizes("hidden", hidden)
+        self.activation, self.seed = activation, checks.seed(seed)
+        function = _activation(activation)
+        widths = [*self.hidden, units]
         self._dense = [
             keras.layers.Dense(
                 width,
-                activation=_activation(activation) if index < len(hidden) else None,
+                activation=function if index < len(self.hidden) else None,
                 kernel_initializer=_variance_scaling(seed, self._kind, index),
                 dtype=self.dtype_policy,
                 name=f"dense_{index}",
@@ -83,6 +87,7 @@ class MLPEncoder(_MLP):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
+        checks.whole_number("latent_dim", latent_dim, 1)
         super().__init__(2 * latent_dim, hidden, activation, seed, **kwargs)
         self.latent_dim = latent_dim
 
@@ -128,8 +133,9 @@ class MLPDecoder(_MLP):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
+        image_shape = checks.sizes("image_shape", image_shape, 3)
         super().__init__(math.prod(image_shape), hidden, activation, seed, **kwargs)
-        self.image_shape = tuple(image_shape)
+        self.image_shape = image_shape
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         self._build_stack(input_shape[-1])
@@ -149,7 +155,7 @@ class _Residual(keras.layers.Layer):
 
     def __init__(self, width: int, activation: str, seeds: tuple[int, int, int], **kwargs: Any):
         super().__init__(**kwargs)
-        self._activation = keras.activations.get(_activation(activation))
+        self._activation = _activation(activation)
         seed, kind, index = seeds
         # The second kernel starts small: a deep network starts as the straight path through it.
         self._convs = [
@@ -182,20 +188,23 @@ class _Conv(keras.layers.Layer):
     """What a residual encoder and decoder share: one width a scale, `depth` blocks at each."""
 
     _kind: int
-    _BLOCK = 100  # kernels a scale may have before seeds of two scales could meet
+    _MOST_BLOCKS = 50  # at each scale, so that no two kernels share a seed
 
     def __init__(
         self, widths: Sequence[int], depth: int, activation: str, seed: int, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.widths, self.depth = tuple(widths), depth
-        self.activation, self.seed = activation, seed
-        self._activation = keras.activations.get(_activation(activation))
+        self.widths = checks.sizes("widths", widths)
+        if not self.widths:
+            raise checks.InputError("widths must name the channels of a scale. Received: none.")
+        self.depth = checks.whole_number("depth", depth, 0, self._MOST_BLOCKS)
+        self.activation, self.seed = activation, checks.seed(seed)
+        self._activation = _activation(activation)
         self._residuals = [
             _Residual(
                 width,
                 activation,
-                (seed, self._kind, self._BLOCK * (scale + 1) + 2 * block),
+                (seed, self._kind, 2 * self._MOST_BLOCKS * (scale + 1) + 2 * block),
                 dtype=self.dtype_policy,
                 name=f"residual_{scale}_{block}",
             )
@@ -255,7 +264,7 @@ class ConvEncoder(_Conv):
         **kwargs: Any,
     ) -> None:
         super().__init__(widths, depth, activation, seed, **kwargs)
-        self.latent_dim = latent_dim
+        self.latent_dim = checks.whole_number("latent_dim", latent_dim, 1)
         self._down = [
             keras.layers.Conv2D(
                 width,
@@ -328,7 +337,7 @@ class ConvDecoder(_Conv):
         **kwargs: Any,
     ) -> None:
         super().__init__(widths, depth, activation, seed, **kwargs)
-        self.image_shape = tuple(image_shape)
+        self.image_shape = checks.sizes("image_shape", image_shape, 3)
         height, width, channels = self.image_shape
         for _ in self.widths:
             height, width = -(-height // 2), -(-width // 2)
@@ -385,8 +394,13 @@ def mish(x: Any) -> Any:
     return x * (ratio / (ratio + 2.0))
 
 
-def _activation(name: str) -> Any:
-    return mish if name == "mish" else name
+def _activation(name: str) -> Callable[[Any], Any]:
+    try:
+        return mish if name == "mish" else keras.activations.get(name)
+    except (ValueError, TypeError) as error:
+        raise checks.InputError(
+            f"activation must be the name of a Keras activation. Received: {name!r}. Pass 'tanh'."
+        ) from error
 
 
 def _edge_kernel(scale: int) -> int:

@@ -77,10 +77,10 @@ class Recipe:
         if unknown := sorted(set(values) - known):
             raise checks.InputError(f"a recipe has no field {unknown[0]!r}. Received: {unknown}.")
         values = dict(values)
-        for part in ("encoder", "decoder", "objective"):
-            if part in values:
-                values[part] = Part(**values[part])
         try:
+            for part in ("encoder", "decoder", "objective"):
+                if part in values:
+                    values[part] = Part(**values[part])
             return cls(**values)
         except TypeError as error:
             raise checks.InputError(f"a recipe needs every field. Received: {error}.") from error
@@ -105,7 +105,7 @@ def load_recipe(name: str) -> Recipe:
         checks.InputError: for a name that is not in the zoo; lists those that are.
     """
     checks.choice("preset", name, names())
-    return Recipe.from_dict(json.loads((folder() / name / "recipe.json").read_text("utf-8")))
+    return Recipe.from_dict(_read(name, "recipe.json"))
 
 
 def weights(name: str) -> Path:
@@ -121,7 +121,14 @@ def weights(name: str) -> Path:
             f"a preset needs its weights. Received: {name}, which has a recipe alone. "
             f"Train it: python train.py --preset {name}"
         )
-    found, expected = files.sha256(path), load_metrics(name)["provenance"]["weights_sha256"]
+    try:
+        expected = str(load_metrics(name)["provenance"]["weights_sha256"])
+    except (KeyError, TypeError) as error:
+        raise checks.InputError(
+            "a preset's metrics.json must hold the SHA-256 of its weights. "
+            f"Received: {name}'s without it. Install the package again."
+        ) from error
+    found = files.sha256(path)
     if found != expected:
         raise checks.InputError(
             f"a preset's weights must have the hash in its metrics.json. Received: {path} with "
@@ -133,4 +140,18 @@ def weights(name: str) -> Path:
 def load_metrics(name: str) -> dict[str, Any]:
     """Reads a preset's `metrics.json`."""
     checks.choice("preset", name, names())
-    return json.loads((folder() / name / "metrics.json").read_text(encoding="utf-8"))
+    return _read(name, "metrics.json")
+
+
+def _read(name: str, file_name: str) -> dict[str, Any]:
+    path = folder() / name / file_name
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise checks.InputError(
+            f"a preset needs a sound {file_name}. Received: {path} ({error}). "
+            "Install the package again."
+        ) from error
+    return values

@@ -23,6 +23,7 @@ from vae_keras import (
     checks,
     data,
     datasets,
+    divergence,
     evaluation,
     export,
     figures,
@@ -83,7 +84,7 @@ class TrainConfig:
             if getattr(self, field.name, None) is not None
         }
         recipe = dataclasses.replace(recipe, **given)
-        checks.whole_number("epochs", recipe.epochs, 1)
+        checks.whole_number("epochs", recipe.epochs, 1, checkpoints.MAX_EPOCHS)
         checks.whole_number("batch_size", recipe.batch_size, 1)
         checks.positive("learning_rate", recipe.learning_rate)
         checks.seed(recipe.seed)
@@ -95,7 +96,7 @@ class TrainConfig:
     def folder(self) -> Path:
         """Returns the run folder."""
         if self.workdir is not None:
-            return Path(self.workdir)
+            return checks.path("workdir", self.workdir)
         if self.data in (None, presets.load_recipe(self.preset).data):
             return Path("runs") / self.preset
         name = self.data if self.data in datasets.KNOWN else own_images.name(self.data)
@@ -117,6 +118,7 @@ def train(config: TrainConfig) -> Path:
     Raises:
         checks.InputError: for a configuration that cannot be right; nothing is written.
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
+        divergence.Diverged: when the loss is no longer finite; names the last checkpoint.
 
     Example:
         >>> train(TrainConfig(preset="mlp_mnist", epochs=2, workdir="runs/short"))
@@ -143,6 +145,8 @@ def train(config: TrainConfig) -> Path:
             _finish(model, recipe, config, dataset, folder, signals)
         except checkpoints.Stopped as stopped:
             raise Interrupted(signals.received or signal.SIGINT, folder, str(stopped)) from None
+        except divergence.Diverged as error:
+            raise divergence.Diverged(error.step, error.place, _remedy(folder)) from error
     return folder
 
 
@@ -158,6 +162,13 @@ class Interrupted(Exception):
             f"Stopped {where}; the state is saved in {folder}. Run the same command to go on."
         )
         self.signal = number
+
+
+def _remedy(folder: Path) -> str:
+    good = checkpoints.newest(folder / "checkpoints")
+    return (
+        "There is no checkpoint yet" if good is None else f"The last good checkpoint: {good}"
+    ) + f" in {folder / 'checkpoints'}. Lower --learning-rate and pass another --workdir."
 
 
 def load_data(name: str, image_size: str | None = None) -> datasets.DataSet:
@@ -212,8 +223,15 @@ def _part(module: ModuleType, part: presets.Part, **arguments: Any) -> Any:
         for name, kind in vars(module).items()
         if not name.startswith("_") and hasattr(kind, "from_config")
     }
-    checks.choice(module.__name__.rpartition(".")[2], part.name, tuple(kinds))
-    return kinds[part.name](**{**part.arguments, **arguments})
+    checks.choice(module.__name__.rpartition(".")[2].removesuffix("s"), part.name, tuple(kinds))
+    try:
+        return kinds[part.name](**{**part.arguments, **arguments})
+    except checks.InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise checks.InputError(
+            f"a recipe's {part.name} takes that class's arguments. Received: {error}."
+        ) from error
 
 
 def _schedule(recipe: presets.Recipe, steps: int) -> float | Any:
@@ -268,13 +286,11 @@ def _announce(recipe: presets.Recipe, dataset: datasets.DataSet) -> None:
 
 def _check_folder(folder: Path, wanted: dict[str, Any], overwrite: bool) -> None:
     """Refuses a folder that is not this configuration's; reads only."""
+    checks.writable("workdir", folder, folder=True)
     try:
         held = _held(folder)
         others = held is None and folder.exists() and any(folder.iterdir())
-        ground = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not (ground.is_dir() and os.access(ground, os.W_OK)):
-            raise NotADirectoryError(f"no folder can be made in {ground}")
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unusable(folder, error) from error
     if others:
         raise checks.InputError(
@@ -303,7 +319,12 @@ def _claim(folder: Path, wanted: dict[str, Any], overwrite: bool) -> None:
 
 def _held(folder: Path) -> dict[str, Any] | None:
     path = folder / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(held, dict):
+        raise ValueError("its config.json is no JSON object")
+    return held
 
 
 def _unusable(folder: Path, error: Exception) -> checks.InputError:

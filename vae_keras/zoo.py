@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from vae_keras import (
@@ -18,6 +17,7 @@ from vae_keras import (
     figures,
     files,
     gallery,
+    keras_file,
     presets,
     report,
     training,
@@ -44,8 +44,13 @@ def publish(run: Path, num_samples: int = 5000) -> Path:
     """
     if not (run / "report.html").exists():
         raise checks.InputError(f"only a finished run is published. Received: {run}. Finish it.")
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    name = config["preset"]
+    try:
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        name = config["preset"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise checks.InputError(
+            f"a published run has a sound config.json. Received: {run} ({error!r}). Train it anew."
+        ) from error
     recipe = presets.load_recipe(name)
     if config != {"preset": name} | recipe.to_dict():
         raise checks.InputError(
@@ -53,7 +58,7 @@ def publish(run: Path, num_samples: int = 5000) -> Path:
             f"{name}. Train without other flags."
         )
     target = presets.folder() / name
-    model = keras.saving.load_model(run / "model.keras")
+    model = keras_file.load(run / "model.keras")
     dataset = training.load_data(recipe.data)
     images = dataset.images
     test = data.binarize(images.x_test, recipe.seed, recipe.binarization)
