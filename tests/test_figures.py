@@ -183,12 +183,13 @@ def test_a_full_map_leaves_the_numbers_out():
 
 
 def test_names_of_classes_may_be_texts(tmp_path):
-    names = np.array(["cat", "golden retriever"])
+    names = np.array(["$\\no formula$", "golden retriever"])
     points, distances = np.zeros((4, 2)), np.array([[0.0, 2.0], [2.0, 0.0]])
     figure = figures.latent_map(points, names[[0, 1, 0, 1]], distances, "latent")
     assert [text.get_text() for text in figure.axes[0].texts] == list(names)
     assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == list(names)
     assert png(figure, tmp_path)
+    assert png(figures.grid(images(2), 1, 2, "Two", list(names[:1]), list(names)), tmp_path)
 
 
 def test_the_map_draws_every_point_and_names_every_class_at_its_centre():

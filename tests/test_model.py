@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests.conftest import small_vae
 from vae_keras import VAE, MLPDecoder, MLPEncoder, checks, data
+from vae_keras.model import _stack_size
 from vae_keras.noise import Stream
 
 LOGS = {"elbo", "log_likelihood", "kl", "loss"}
@@ -311,6 +312,14 @@ def test_parts_that_do_not_fit_are_refused():
 
 
 # ------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch", "steps"),
+    [((28, 28, 1), 100, 20), ((7, 5, 3), 100, 20), ((56, 56, 1), 100, 5), ((256, 256, 1), 100, 1)],
+)
+def test_large_images_make_smaller_stacks(shape, batch, steps):
+    assert _stack_size(1000, batch, shape) == steps
 
 
 @pytest.mark.parametrize(

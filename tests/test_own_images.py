@@ -112,6 +112,13 @@ def test_hidden_files_are_passed_over_and_others_counted(tmp_path):
     assert dataset.notes == ("2 other files skipped.",)
 
 
+def test_names_in_any_script_are_taken(tmp_path):
+    labelled(tmp_path, **{"猫": 6, "Straße $x$": 6})
+    png(tmp_path / "猫" / "Screenshot at 1.23\u202fPM.png")
+    labels = own_images.load(tmp_path).images.y_train
+    assert set(labels) == {"猫", "Straße $x$"}
+
+
 def test_the_files_names_and_not_their_order_on_disk_decide(tmp_path):
     images = [pixels() for _ in range(15)]
     for folder, order in (("a", range(15)), ("b", reversed(range(15)))):
@@ -523,6 +530,14 @@ BAD_FOLDERS = {
         bare(lambda f: (labelled(f, cat=9, dog=9), (f / "owl").mkdir())),
         "every sub-folder is a label and must hold images",
     ),
+    "a line break in a name": (
+        in_folder(lambda f: png(f / "a\nb.png")),
+        "without control characters. Received: 'a\\nb.png'",
+    ),
+    "a label that is no text": (
+        bare(lambda f: (labelled(f, cat=9), folder_of(f / os.fsdecode(b"d\xffg"), 9))),
+        "without control characters. Received: 'd\\udcffg/000.png'",
+    ),
     "train without images": (
         bare(lambda f: (labelled(f, test=12), (f / "train").mkdir())),
         "must hold .png, .jpg, .jpeg files",
@@ -685,6 +700,10 @@ BAD_ARCHIVES = {
     "labels as objects": (
         arrays(x_train=grey, y_train=lambda: np.array([Evil()] * 12)),
         "Python objects are never read",
+    ),
+    "a line break in a label": (
+        arrays(x_train=grey, y_train=lambda: np.array(["a", "b\n"] * 6)),
+        "without control characters. Received: 'b\\n'",
     ),
     "test labels without images": (
         arrays(x_train=grey, y_test=lambda: np.arange(12)),

@@ -123,10 +123,14 @@ def grid(
     axes.xaxis.tick_top()
     axes.set_xticks([(width + 1) * i + width / 2 - 0.5 for i in range(len(column_labels))])
     axes.set_xticklabels(
-        column_labels, fontsize=7, rotation=40 if long else 0, ha="left" if long else "center"
+        column_labels,
+        fontsize=7,
+        rotation=40 if long else 0,
+        ha="left" if long else "center",
+        parse_math=False,  # a name with two dollars is no formula
     )
     axes.set_yticks([(height + 1) * i + height / 2 - 0.5 for i in range(len(row_labels))])
-    axes.set_yticklabels(row_labels, fontsize=8)
+    axes.set_yticklabels(row_labels, fontsize=8, parse_math=False)
     axes.tick_params(length=0, colors=_INK)
     return figure
 
@@ -192,7 +196,8 @@ def latent_map(
             "lw": 1.5,
         }
         size = 9 if len(names) <= _MANY_CLASSES else 6
-        left.annotate(str(name), centre, ha="center", va="center", fontsize=size, bbox=box)
+        text = {"ha": "center", "va": "center", "fontsize": size, "parse_math": False}
+        left.annotate(str(name), centre, bbox=box, **text)
     left.set_title("Posterior means of the test images, by class", fontsize=10)
     left.set_xlabel(f"{axes_are} 1")
     left.set_ylabel(f"{axes_are} 2")
@@ -206,8 +211,9 @@ def latent_map(
                 ink = "white" if value < limit else _INK
                 right.text(column, row, f"{value:.2f}", ha="center", va="center", size=7, color=ink)
     size = 10 if len(names) <= _MANY_CLASSES else 5
-    right.set_xticks(range(len(names)), names, rotation=90 if long else 0, fontsize=size)
-    right.set_yticks(range(len(names)), names, fontsize=size)
+    text = {"fontsize": size, "parse_math": False}
+    right.set_xticks(range(len(names)), names, rotation=90 if long else 0, **text)
+    right.set_yticks(range(len(names)), names, **text)
     right.set_title("Distance between class means (dark is close)", fontsize=10)
     return figure
 

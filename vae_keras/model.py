@@ -20,6 +20,7 @@ __all__ = ["VAE", "Posterior"]
 
 _STACK_ROWS = 2000  # rows one compiled call works through: enough to hide its overhead
 _STACK_STEPS = 50
+_STACK_VALUES = _STACK_ROWS * 28 * 28  # and no more pixels: large images would fill the memory
 _BLOCK = 1000  # rows at a time in the methods that take whole data sets
 
 
@@ -729,7 +730,7 @@ class VAE(keras.Model):
             images, weights, validation_data = _split(images, weights, validation_split)
         size = _batch_size(batch_size, len(images))
         steps = -(-len(images) // size)
-        self._set_steps(1 if steps_per_epoch else _stack_size(steps, size))
+        self._set_steps(1 if steps_per_epoch else _stack_size(steps, size, self.image_shape))
         first_epoch = initial_epoch if steps_per_epoch is None else 0
         dataset = self._dataset(
             images, weights, size, self.seed if shuffle else None, first_epoch=first_epoch
@@ -788,7 +789,7 @@ class VAE(keras.Model):
         weights = _weights(sample_weight, len(images))
         size = _batch_size(batch_size, len(images))
         num_steps = -(-len(images) // size)
-        self._set_steps(1 if steps else _stack_size(num_steps, size))
+        self._set_steps(1 if steps else _stack_size(num_steps, size, self.image_shape))
         dataset = self._dataset(images, weights, size, None)
         arguments["steps"] = steps or num_steps
         return super().evaluate(dataset, **arguments)
@@ -955,10 +956,11 @@ def _batch_size(value: int | None, num: int) -> int:
     return min(32, num) if value is None else checks.batch_size(value, num)
 
 
-def _stack_size(steps: int, batch_size: int) -> int:
+def _stack_size(steps: int, batch_size: int, image_shape: tuple[int, ...]) -> int:
     """Batches a compiled call: about _STACK_ROWS images, a divisor of the epoch's steps if any
     is near, so that the progress bar ends where the epoch does."""
-    target = max(1, min(steps, _STACK_STEPS, _STACK_ROWS // batch_size))
+    rows = min(_STACK_ROWS, _STACK_VALUES // math.prod(image_shape))
+    target = max(1, min(steps, _STACK_STEPS, rows // batch_size))
     divisor = max(size for size in range(1, target + 1) if steps % size == 0)
     return divisor if 2 * divisor >= target else target
 

@@ -8,6 +8,7 @@ import io
 import math
 import os
 import re
+import unicodedata
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -59,6 +60,7 @@ def load(path: str | os.PathLike[str], image_size: str | None = None) -> DataSet
             breaks a limit of this module. Sizes are compared with the limits before decoding.
     """
     path = Path(path)
+    _check_name(name(path))
     size = None if image_size is None else parse_size(image_size)
     try:
         if path.is_dir():
@@ -95,6 +97,15 @@ def name(path: str | os.PathLike[str]) -> str:
     whole = Path(path).resolve()
     own = (whole.stem if whole.suffix == ".npz" else whole.name) or "data"
     return f"own-{own}" if own in KNOWN else own
+
+
+def _check_name(text: str) -> None:
+    """Refuses a name that could not be written to a page or printed in a line."""
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+        raise checks.InputError(
+            "names of files and labels must be of letters, without control characters. "
+            f"Received: {text!a}. Rename it."
+        )
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -221,7 +232,9 @@ def _list(root: Path) -> tuple[list[Path], int]:
             if name.startswith("."):
                 continue
             if name.lower().endswith(SUFFIXES):
-                found.append((Path(folder) / name).relative_to(root))
+                relative = (Path(folder) / name).relative_to(root)
+                _check_name(relative.as_posix())
+                found.append(relative)
             else:
                 others += 1
     return sorted(found, key=lambda path: path.as_posix()), others
@@ -446,7 +459,10 @@ def _npz_labels(
             f"{part} must hold one label an image. Received: {len(y)} labels for {len(x)} images "
             f"in {path}. Match them."
         )
-    return y if len(np.unique(y)) > 1 else None
+    classes = np.unique(y)
+    for label in classes:
+        _check_name(str(label))
+    return y if len(classes) > 1 else None
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
