@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -62,12 +61,12 @@ def publish(run: Path, num_samples: int = 5000) -> Path:
     images = training.load_images(config["data"])
     test = data.binarize(images.x_test, recipe.seed, recipe.binarization)
     likelihood = evaluation.estimate_log_likelihood(model, test, num_samples, seed=recipe.seed)
-    shutil.copyfile(run / "model.keras", target / "model.keras")
+    files.copy(run / "model.keras", target / "model.keras")
     export.export_saved_model(model, target, version=1, overwrite=True)
-    np.savez_compressed(target / "golden.npz", **golden(model, images.x_test[:_GOLDEN_IMAGES]))
-    (target / "figures").mkdir(exist_ok=True)
+    with files.atomic_write(target / "golden.npz") as file:
+        np.savez_compressed(file, **golden(model, images.x_test[:_GOLDEN_IMAGES]))
     for path in (path for kind in _FIGURES for path in (run / "figures").glob(f"{kind}.png")):
-        shutil.copyfile(path, target / "figures" / path.name)
+        files.copy(path, target / "figures" / path.name)
     samples = figures.grid(model.sample(25), 5, 5, gallery.PRIOR_TITLES["prior"])
     figures.save(samples, target / "figures" / "samples.png")
     files.write_json(target / "metrics.json", _metrics(run, recipe, likelihood))
