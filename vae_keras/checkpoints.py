@@ -1,7 +1,8 @@
 """The state of a training run on disk: written whole, hashed, the last two kept.
 
-A checkpoint is Keras' own weights file, optimizer included, and a JSON file that names its hash.
-The JSON is written last: a checkpoint without it does not exist.
+A checkpoint is Keras' own model file, optimizer included, and a JSON file that names its hash.
+The JSON is written last: a checkpoint without it does not exist. Keras makes a `.keras` file in
+memory; its `save_weights` lets HDF5 write to the disk, which ends the process when that is full.
 """
 
 from __future__ import annotations
@@ -54,15 +55,10 @@ def save(folder: str | os.PathLike[str], model: VAE, progress: Progress) -> None
     held = (*model.variables, *model.optimizer.variables)
     divergence.require_finite(held, int(model.optimizer.iterations) - 1)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"epoch-{progress.epoch:05d}-step-{progress.step:07d}"
-    temporary = folder / ".writing.weights.h5"  # Keras insists on the ending
-    weights = folder / f"{name}.weights.h5"
-    model.save_weights(temporary, overwrite=True)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    digest = files.sha256(temporary)
-    os.replace(temporary, weights)
+    with files.staged(folder / f"{name}.keras") as temporary:
+        model.save(temporary)
+        digest = files.sha256(temporary)
     files.write_json(folder / f"{name}.json", asdict(progress) | {"sha256": digest})
     stems = sorted(path.stem for path in folder.glob("epoch-*.json"))
     for path in folder.glob("epoch-*"):
@@ -81,7 +77,7 @@ def restore(folder: str | os.PathLike[str], model: VAE) -> Progress | None:
     """
     found = sorted(Path(folder).glob("epoch-*.json"), reverse=True)
     for path in found:
-        weights = path.with_suffix(".weights.h5")
+        weights = path.with_suffix(".keras")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if files.sha256(weights) != content.pop("sha256"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -9,7 +10,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,10 @@ def export_saved_model(
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=base))
     try:
         served = signatures(model, score_samples, validate)
-        _write_saved_model(served, temporary)
-        _write_extras(model, served, temporary, score_samples, largest_batch, validate)
-        _publish(temporary, target)
+        with _refusals(target):
+            _write_saved_model(served, temporary)
+            _write_extras(model, served, temporary, score_samples, largest_batch, validate)
+            _publish(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -158,14 +160,14 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
         "decoder": (model.decoder, decode, "latents", (model.latent_dim,)),
     }
     folder = checks.writable("folder", folder, folder=True)
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, (layer, function, input_name, shape) in parts.items():
         part = _Part(name, layer, function)
         part(tf.zeros((1, *shape)))
         path = folder / (name + suffix)
         spec = tf.TensorSpec([None, *shape], name=input_name)
-        part.export(os.fspath(path), format=format, input_signature=[spec], verbose=False)
+        with _refusals(path), files.staged(path) as temporary:
+            part.export(os.fspath(temporary), format=format, input_signature=[spec], verbose=False)
         paths.append(path)
     return paths[0], paths[1]
 
@@ -207,6 +209,15 @@ def _require_built(model: VAE) -> None:
             f"export needs a VAE with weights. Received: {received}. "
             "Call fit or build((None, H, W, C)) first."
         )
+
+
+@contextlib.contextmanager
+def _refusals(target: Path) -> Iterator[None]:
+    """Turns TensorFlow's word for what a file system refused into Python's."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(f"{target} could not be written: {error.message}") from error
 
 
 def _write_saved_model(served: dict[str, Signature], folder: Path) -> None:
@@ -289,9 +300,13 @@ def _publish(temporary: Path, target: Path) -> None:
         files.sync_folder(folder)
     if target.exists():
         retired = Path(tempfile.mkdtemp(prefix=".retired-", dir=target.parent))
-        os.replace(target, retired / target.name)
-        os.replace(temporary, target)
-        shutil.rmtree(retired)
+        try:
+            os.replace(target, retired / target.name)
+            os.replace(temporary, target)
+        finally:
+            if not target.exists():
+                os.replace(retired / target.name, target)
+            shutil.rmtree(retired, ignore_errors=True)
     else:
         os.replace(temporary, target)
     files.sync_folder(target.parent)

@@ -309,6 +309,7 @@ def _claim(folder: Path, wanted: dict[str, Any], overwrite: bool) -> None:
     """Makes the folder this configuration's; one that went through `_check_folder`."""
     try:
         if _held(folder) is not None:
+            files.sweep(folder)
             if not overwrite:
                 return
             _empty(folder)
@@ -500,11 +501,8 @@ def save_weights(model: VAE, path: Path) -> None:
     if not bare.built:
         bare.build((None, *model.image_shape))
     bare.set_weights(model.get_weights())
-    temporary = path.with_name(f".writing-{path.name}")
-    bare.save(temporary)
-    with files.atomic_write(path) as file:
-        file.write(temporary.read_bytes())
-    temporary.unlink()
+    with files.staged(path) as temporary:
+        bare.save(temporary)
 
 
 class _Signals:

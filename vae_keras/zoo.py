@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,8 @@ def publish(run: Path, num_samples: int = 5000) -> Path:
             f"a published run has a sound config.json. Received: {run} ({error!r}). Train it anew."
         ) from error
     recipe = presets.load_recipe(name)
-    if config != {"preset": name} | recipe.to_dict():
+    followed = presets.Recipe.from_dict({key: config[key] for key in config if key != "preset"})
+    if dataclasses.replace(followed, description=recipe.description) != recipe:
         raise checks.InputError(
             f"a published run follows its preset's recipe. Received: {run}, which differs from "
             f"{name}. Train without other flags."
@@ -63,12 +64,12 @@ def publish(run: Path, num_samples: int = 5000) -> Path:
     images = dataset.images
     test = data.binarize(images.x_test, recipe.seed, recipe.binarization)
     likelihood = evaluation.estimate_log_likelihood(model, test, num_samples, seed=recipe.seed)
-    shutil.copyfile(run / "model.keras", target / "model.keras")
+    files.copy(run / "model.keras", target / "model.keras")
     export.export_saved_model(model, target, version=1, overwrite=True)
-    np.savez_compressed(target / "golden.npz", **golden(model, images.x_test[:_GOLDEN_IMAGES]))
-    (target / "figures").mkdir(exist_ok=True)
+    with files.atomic_write(target / "golden.npz") as file:
+        np.savez_compressed(file, **golden(model, images.x_test[:_GOLDEN_IMAGES]))
     for path in (path for kind in _FIGURES for path in (run / "figures").glob(f"{kind}.png")):
-        shutil.copyfile(path, target / "figures" / path.name)
+        files.copy(path, target / "figures" / path.name)
     samples = figures.grid(model.sample(25), 5, 5, gallery.PRIOR_TITLES["prior"], ink=dataset.ink)
     figures.save(samples, target / "figures" / "samples.png")
     files.write_json(target / "metrics.json", _metrics(run, recipe, likelihood))
