@@ -78,38 +78,44 @@ class Pixels(tfd.Independent):
 @tf.custom_gradient
 def _image_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Any]:
     """x and logits [..., P] to [...]."""
-    softplus, sigmoid = _softplus_and_sigmoid(logits)
+    softplus, sigmoid = _softplus_sum_and_sigmoid(logits)
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         upstream = upstream[..., tf.newaxis]
         return upstream * logits, upstream * (x - sigmoid())
 
-    return tf.reduce_sum(x * logits - softplus, axis=-1), gradient
+    return tf.reduce_sum(x * logits, axis=-1) - softplus, gradient
 
 
 @tf.custom_gradient
 def _shared_image_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Any]:
     """x [..., 1, P] and logits [..., S, P] to [..., S]: x * logits is a matrix product."""
-    softplus, sigmoid = _softplus_and_sigmoid(logits)
+    softplus, sigmoid = _softplus_sum_and_sigmoid(logits)
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x_gradient = tf.linalg.matmul(upstream[..., tf.newaxis, :], logits)
         return x_gradient, upstream[..., tf.newaxis] * (x - sigmoid())
 
-    product = tf.linalg.matvec(logits, tf.squeeze(x, axis=-2))
-    return product - tf.reduce_sum(softplus, axis=-1), gradient
+    return tf.linalg.matvec(logits, tf.squeeze(x, axis=-2)) - softplus, gradient
 
 
-def _softplus_and_sigmoid(logits: tf.Tensor) -> tuple[tf.Tensor, Callable[[], tf.Tensor]]:
-    """Both out of one exponential; the sigmoid when it is asked for."""
+def _softplus_sum_and_sigmoid(logits: tf.Tensor) -> tuple[tf.Tensor, Callable[[], tf.Tensor]]:
+    """The sum over the last axis, and the sigmoid when it is asked for, out of one exponential."""
     tail = tf.exp(-tf.abs(logits))
 
     def sigmoid() -> tf.Tensor:
         positive = 1.0 / (1.0 + tail)
         return tf.where(logits >= 0.0, positive, tail * positive)
 
-    # log(1 + tail) rounds to 6e-8 where log1p keeps every digit, at a tenth less of the time.
-    return tf.nn.relu(logits) + tf.math.log(1.0 + tail), sigmoid
+    # softplus is relu + log(1 + tail). Up to 16 factors, each at most 2, share one logarithm:
+    # rounding them costs 1e-6 nats, sixteen logarithms an eighth of the estimate's time.
+    factors = 1.0 + tail
+    for _ in range(4):
+        half, odd = divmod(factors.shape[-1], 2)
+        if not odd:
+            factors = factors[..., :half] * factors[..., half:]
+    log_factors = tf.reduce_sum(tf.math.log(factors), axis=-1)
+    return tf.reduce_sum(tf.nn.relu(logits), axis=-1) + log_factors, sigmoid
 
 
 def likelihood(logits: tf.Tensor) -> tfd.Distribution:
