@@ -14,6 +14,7 @@ from vae_keras.__main__ import main
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
 LINES = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
 COMMANDS = [line for line in LINES if line.startswith("python -m vae_keras")]
 TRAININGS = [line for line in LINES if line.startswith("python train.py")]
@@ -32,13 +33,24 @@ def files(photos, photos_run, tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.slow
 def test_the_ten_lines_run_as_printed(capsys):
-    (code,) = [text for language, text in BLOCKS if language == "python"]
+    code = PYTHON[0]
     assert len(code.strip().splitlines()) <= 13
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["images"].shape == (25, 28, 28, 1)
     assert names["between"].shape == (5, 11, 28, 28, 1)
     assert -130 < float(capsys.readouterr().out.splitlines()[-1]) < -60
+
+
+@pytest.mark.slow
+def test_own_networks_run_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = PYTHON[1]
+    assert len(code.strip().splitlines()) <= 15
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["images"].shape == (25, 28, 28, 1)
+    assert names["vae"].history.history["elbo"][-1] > -400
 
 
 @pytest.mark.parametrize("line", COMMANDS)
