@@ -25,6 +25,7 @@ LAYERS = (
         "warmup",
     ),
     ("objectives", "own_images"),
+    ("replicas",),
     ("model",),
     ("signatures",),
     ("callbacks", "checkpoints", "evaluation", "export", "gallery", "report"),
@@ -39,14 +40,14 @@ MAY_IMPORT = {
     name: tuple(lower for above in LAYERS[:depth] for lower in above)
     for depth, layer in enumerate(LAYERS)
     for name in layer
-} | {FRONT: tuple(name for layer in LAYERS[:4] for name in layer)}
+} | {FRONT: tuple(name for layer in LAYERS[:5] for name in layer)}
 
 # Library to the modules that may import it; every other module must not.
 RESERVED = {
     "tensorflow_probability": ("distributions", "report"),
     "matplotlib.pyplot": (),
-    "pickle": ("data",),  # the one restricted read
-    "subprocess": ("data", "report"),
+    "pickle": ("datasets",),  # the one restricted read
+    "subprocess": ("datasets", "report"),
 }
 VERSION_ONLY = ("report", "tensorflow_probability")
 

@@ -53,7 +53,8 @@ def save(folder: str | os.PathLike[str], model: VAE, progress: Progress) -> None
         divergence.Diverged: when a weight is not finite; nothing is written.
     """
     held = (*model.variables, *model.optimizer.variables)
-    divergence.require_finite(held, int(model.optimizer.iterations) - 1)
+    step = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) - 1
+    divergence.require_finite(held, step)
     folder = Path(folder)
     name = f"epoch-{progress.epoch:05d}-step-{progress.step:07d}"
     with files.staged(folder / f"{name}.keras") as temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -100,6 +101,19 @@ class Stack(NamedTuple):
     steps: tf.Tensor
 
 
+class Share(NamedTuple):
+    """A replica's rows of a global batch, padded with rows of weight 0.
+
+    images: [rows, H, W, C]; weights: float32 [rows]; row: int32 [], the first one's place in the
+    global batch; batch: int32 [], the global batch's size.
+    """
+
+    images: tf.Tensor
+    weights: tf.Tensor
+    row: tf.Tensor
+    batch: tf.Tensor
+
+
 def stacks(
     images: np.ndarray,
     weights: np.ndarray,
@@ -122,27 +136,84 @@ def stacks(
         `tf.data.Dataset` of `Stack`, ceil(ceil(N / batch_size) / stack_size) an epoch.
     """
     num, rows = len(images), batch_size * stack_size
-    store, weight = _constant(images), tf.constant(weights)
+    gather = _padded_rows(images, weights, rows)
     shape = (stack_size, batch_size, *images.shape[1:])
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         order = epoch_order(num, shuffle_seed, number)
 
         def stack(start: tf.Tensor) -> Stack:
-            index = order[start : start + rows]
-            count = tf.shape(index)[0]
-            index = tf.pad(index, [[0, rows - count]])
-            held = tf.cast(tf.range(rows) < count, tf.float32)
-            return Stack(
-                tf.reshape(tf.gather(store, index), shape),
-                tf.reshape(tf.gather(weight, index) * held, shape[:2]),
-                -(-count // batch_size),
-            )
+            pixels, weight, count = gather(order[start : start + rows])
+            steps = -(-count // batch_size)
+            return Stack(tf.reshape(pixels, shape), tf.reshape(weight, shape[:2]), steps)
 
         starts = tf.data.Dataset.range(0, num, rows, output_type=tf.int32)
         return starts.map(stack, num_parallel_calls=2, deterministic=True)
 
-    epochs = tf.data.Dataset.counter(first_epoch, dtype=tf.int64)
+    return _endless(epoch, first_epoch)
+
+
+def shares(
+    images: np.ndarray,
+    weights: np.ndarray,
+    batch_size: int,
+    replicas: range,
+    num_replicas: int,
+    shuffle_seed: int | None = None,
+    first_epoch: int = 0,
+) -> tf.data.Dataset:
+    """Endless epochs of the `Share`s that some of the replicas take of every global batch.
+
+    All replicas together get each row once an epoch, in the order and the batches of `stacks`.
+
+    Args:
+        images, weights, shuffle_seed, first_epoch: as in `stacks`.
+        batch_size: rows a global batch; a replica takes ceil(batch_size / num_replicas) of them.
+        replicas: those to read for; their shares come in turn.
+        num_replicas: of all workers.
+
+    Returns:
+        `tf.data.Dataset` of `Share`, ceil(N / batch_size) * len(replicas) an epoch.
+    """
+    num, rows, here = len(images), -(-batch_size // num_replicas), len(replicas)
+    gather = _padded_rows(images, weights, rows)
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        order = epoch_order(num, shuffle_seed, number)
+
+        def share(index: tf.Tensor) -> Share:
+            batch = order[index // here * batch_size :][:batch_size]
+            row = (replicas.start + index % here) * rows
+            pixels, weight, _ = gather(batch[row : row + rows])
+            pixels = tf.ensure_shape(pixels, (rows, *images.shape[1:]))
+            return Share(pixels, tf.ensure_shape(weight, (rows,)), row, tf.constant(batch_size))
+
+        count = -(-num // batch_size) * here
+        indices = tf.data.Dataset.range(count, output_type=tf.int32)
+        return indices.map(share, num_parallel_calls=2, deterministic=True)
+
+    # Said so, several workers need not ask each other at every step whether all have data left.
+    infinite = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return _endless(epoch, first_epoch).apply(infinite)
+
+
+def _padded_rows(
+    images: np.ndarray, weights: np.ndarray, rows: int
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+    """Gathers rows by index and fills them up to `rows` ones, those of weight 0."""
+    store, weight = _constant(images), tf.constant(weights)
+
+    def gather(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        count = tf.shape(index)[0]
+        index = tf.pad(index, [[0, rows - count]])
+        held = tf.cast(tf.range(rows) < count, tf.float32)
+        return tf.gather(store, index), tf.gather(weight, index) * held, count
+
+    return gather
+
+
+def _endless(epoch: Callable[[tf.Tensor], tf.data.Dataset], first: int) -> tf.data.Dataset:
+    epochs = tf.data.Dataset.counter(first, dtype=tf.int64)
     return epochs.flat_map(epoch).prefetch(4)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -56,6 +57,6 @@ def require_finite(variables: Iterable[tf.Variable], step: int) -> None:
         Diverged: when one of them is not finite.
     """
     for variable in variables:
-        value = np.asarray(variable)
+        value = keras.ops.convert_to_numpy(variable)
         if value.dtype.kind not in "iub" and not np.isfinite(value).all():
             raise Diverged(step, "weights")

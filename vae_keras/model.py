@@ -12,7 +12,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras import checks, data, distributions, divergence, keras_file, noise, presets
+from vae_keras import (
+    checks,
+    data,
+    distributions,
+    divergence,
+    keras_file,
+    noise,
+    presets,
+    replicas,
+)
 from vae_keras.networks import MLPDecoder, MLPEncoder
 from vae_keras.objectives import ELBO, IWAE, Terms
 
@@ -107,7 +116,7 @@ class VAE(keras.Model):
         self.seed = checks.seed(seed)
         self._trackers = {
             # Sums of 60,000 values of about -100 do not fit into float32 to six digits.
-            name: keras.metrics.Mean(name=name, dtype="float64")
+            name: replicas.GlobalMean(name=name, dtype="float64")
             for name in (*Terms._fields, "loss")
         }
         self._test_row = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -115,6 +124,9 @@ class VAE(keras.Model):
         self._fault = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
         self._auto_steps = True
         self.steps_to_skip = 0  # of the next `fit`: an earlier run has done them
+        self.strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
+        self.wants_stop: Callable[[], bool] = lambda: False  # is asked before each shared step
+        self.all_stop = False  # whether any worker's `wants_stop` said so at the last one
         image_shape = self._declared_image_shape()
         if image_shape is not None:
             self.build((None, *image_shape))
@@ -397,11 +409,29 @@ class VAE(keras.Model):
     def _images(self, x: Any, name: str = "x") -> np.ndarray:
         images = checks.images(x, name, shape=self.image_shape if self.built else None)
         if not self.built:
-            self.build((None, *images.shape[1:]))
+            with self._scope():
+                self.build((None, *images.shape[1:]))
         return images
 
     def _image_bytes(self) -> int:
         return 4 * math.prod(self.image_shape)
+
+    def _scope(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
+
+    def _build_for(self, dataset: Any) -> None:
+        """Builds from a dataset's shapes where there is no building inside of a step."""
+        if self.strategy is not None and not self.built:
+            images = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
+            shape = images.shape if images.shape.rank == 4 else (*images.shape, 1)
+            with self._scope():
+                self.build((None, *shape[1:]))
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        # Keras learns the shapes from the mean over replicas, which fails for unequal shares.
+        if self.strategy is not None and self.built and not self.optimizer.built:
+            with self._scope():
+                self.optimizer.build(self.trainable_variables)
 
     def _require_built(self, method: str) -> None:
         if not self.built:
@@ -425,7 +455,8 @@ class VAE(keras.Model):
         Args:
             optimizer: a Keras optimizer or its name. Default "adam".
             steps_per_execution: batches a compiled call, or "auto": about 2,000 images when `fit`
-                gets arrays, one batch when it gets a dataset. Default "auto".
+                gets arrays, one batch when it gets a dataset or the model was made under a
+                `tf.distribute` strategy. Default "auto".
             jit_compile: whether XLA compiles the step; noise is drawn outside either way.
                 "auto" leaves networks with convolutions to oneDNN on a CPU. Default "auto".
             run_eagerly: runs Python for every step, for debugging. Default False.
@@ -443,6 +474,11 @@ class VAE(keras.Model):
                 "optimizer must be a Keras optimizer or its name. "
                 f"Received: {optimizer!r}. Pass 'adam'."
             ) from error
+        if self.strategy is not None and steps_per_execution not in ("auto", 1):
+            raise checks.InputError(
+                "a compiled call under a strategy does one batch. "
+                f"Received: steps_per_execution {steps_per_execution}. Leave it out."
+            )
         self._auto_steps = steps_per_execution == "auto"
         self._compile_arguments = {
             "steps_per_execution": steps_per_execution,
@@ -456,7 +492,7 @@ class VAE(keras.Model):
             run_eagerly=run_eagerly,
             steps_per_execution=1 if self._auto_steps else steps_per_execution,
         )
-        use_xla = self._xla_pays() if jit_compile == "auto" else jit_compile
+        self.uses_xla = use_xla = self._xla_pays() if jit_compile == "auto" else jit_compile
         if run_eagerly:
             self._step_kernel, self._stack_kernel = self._one_step, self._many_steps
         else:
@@ -503,7 +539,8 @@ class VAE(keras.Model):
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Measures one batch; the noise is keyed by (seed, the row's place in the data)."""
         images, weights = self._unpack(batch)
-        draws = self._test_draws(tf.shape(images)[0])
+        rows = tf.shape(images)[0]
+        draws = self._test_draws(rows, self._next_test_row(rows))
         self._track(self._step_kernel(images, weights, draws, training=False))
         return self.get_metrics_result()
 
@@ -521,20 +558,26 @@ class VAE(keras.Model):
         steps, rows = stack.weights.shape
         draws = tf.nest.map_structure(
             lambda part: tf.reshape(part, [steps, rows, *part.shape[1:]]),
-            self._test_draws(steps * rows),
+            self._test_draws(steps * rows, self._next_test_row(steps * rows)),
         )
         self._track(self._stack_kernel(stack, draws, training=False))
         return self.get_metrics_result()
 
-    def _train_draws(self, rows: int | tf.Tensor, step: tf.Tensor) -> _Draws:
+    def _train_draws(
+        self, rows: int | tf.Tensor, step: tf.Tensor, row: int | tf.Tensor = 0
+    ) -> _Draws:
         streams = noise.Stream.TRAIN_PIXELS, noise.Stream.TRAIN_LATENTS
-        return self._draws(streams, rows, step=step)
+        return self._draws(streams, rows, step=step, row=row)
 
-    def _test_draws(self, rows: int | tf.Tensor) -> _Draws:
+    def _test_draws(self, rows: int | tf.Tensor, row: int | tf.Tensor = 0) -> _Draws:
         streams = noise.Stream.TEST_PIXELS, noise.Stream.TEST_LATENTS
-        draws = self._draws(streams, rows, row=tf.identity(self._test_row))
+        return self._draws(streams, rows, row=row)
+
+    def _next_test_row(self, rows: int | tf.Tensor) -> tf.Tensor:
+        """The place in the data of the batch's first row; the batch after it is `rows` further."""
+        first = tf.identity(self._test_row)
         self._test_row.assign_add(tf.cast(rows, tf.int64))
-        return draws
+        return first
 
     def _draws(
         self, streams: tuple[noise.Stream, ...], rows: int | tf.Tensor, **place: tf.Tensor
@@ -557,19 +600,26 @@ class VAE(keras.Model):
             float64 [6]: the weighted sums of the terms and the loss, the sum of weights, and
             `divergence.fault`.
         """
-        x = data.to_pixels(images, draws.bits, self.binarization)
         total_weight = tf.reduce_sum(weights)
         with tf.GradientTape() as tape:
-            objective, terms = self.bound(x, draws.noise, training)
-            loss = -tf.math.divide_no_nan(tf.reduce_sum(weights * objective), total_weight)
+            objective, sums = self._weighted_sums(images, weights, draws, training)
+            loss = -tf.math.divide_no_nan(objective, total_weight)
         gradients = []
         if training:
             gradients = tape.gradient(loss, self.trainable_variables)
             self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        sums = Terms(*(tf.reduce_sum(weights * tf.stop_gradient(term)) for term in terms))
         fault = divergence.fault([sums.kl, sums.log_likelihood, sums.elbo, loss], gradients)
         totals = [*sums, loss * total_weight, total_weight, tf.cast(fault, tf.float32)]
         return tf.cast(tf.stack(totals), tf.float64)
+
+    def _weighted_sums(
+        self, images: tf.Tensor, weights: tf.Tensor, draws: _Draws, training: bool
+    ) -> tuple[tf.Tensor, Terms]:
+        """The weighted sums over a batch: of the objective, and of the terms to report."""
+        x = data.to_pixels(images, draws.bits, self.binarization)
+        objective, terms = self.bound(x, draws.noise, training)
+        sums = Terms(*(tf.reduce_sum(weights * tf.stop_gradient(term)) for term in terms))
+        return tf.reduce_sum(weights * objective), sums
 
     def _many_steps(self, stack: data.Stack, draws: _Draws, training: bool) -> tf.Tensor:
         """The batches of a stack one after the other, inside one compiled kernel."""
@@ -594,7 +644,7 @@ class VAE(keras.Model):
         return totals
 
     def _raise_fault(self) -> None:
-        code, steps = self._fault.numpy().tolist()
+        code, steps = tf.convert_to_tensor(self._fault).numpy().tolist()
         if code:
             self._fault.assign([0, 0])
             raise divergence.Diverged(steps - 1, divergence.PLACES[code - 1])
@@ -619,11 +669,19 @@ class VAE(keras.Model):
 
     def make_train_function(self, force: bool = False) -> None:
         if self.train_function is None or force:
-            self.train_function = self._per_batch_or_stack(self.train_step, self._train_stack)
+            self.train_function = self._skip_first(
+                self._per_batch_or_stack(self.train_step, self._train_stack)
+                if self.strategy is None
+                else replicas.step_function(self, training=True)
+            )
 
     def make_test_function(self, force: bool = False) -> None:
         if self.test_function is None or force:
-            self.test_function = self._per_batch_or_stack(self.test_step, self._test_stack)
+            self.test_function = (
+                self._per_batch_or_stack(self.test_step, self._test_stack)
+                if self.strategy is None
+                else replicas.step_function(self, training=False)
+            )
 
     def _per_batch_or_stack(
         self, step: Callable[[Any], Any], stack_step: Callable[[data.Stack], Any]
@@ -638,10 +696,6 @@ class VAE(keras.Model):
             per_stack = tf.function(per_stack, autograph=False)
 
         def function(iterator: Any) -> Any:
-            if self.steps_to_skip > 0:
-                next(iterator)
-                self.steps_to_skip -= self.steps_per_execution
-                return self.get_metrics_result()
             spec = getattr(iterator, "element_spec", None)
             with _pixel_errors():
                 logs = (per_stack if isinstance(spec, data.Stack) else per_batch)(iterator)
@@ -649,6 +703,18 @@ class VAE(keras.Model):
             return logs
 
         return function
+
+    def _skip_first(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Passes over the batches of the steps that an earlier run has done."""
+
+        def skipping(iterator: Any) -> Any:
+            if self.steps_to_skip > 0:
+                next(iterator)
+                self.steps_to_skip -= self.steps_per_execution
+                return self.get_metrics_result()
+            return function(iterator)
+
+        return skipping
 
     def fit(
         self,
@@ -716,6 +782,7 @@ class VAE(keras.Model):
         }
         if _is_pipeline(x):
             self._require_pipeline(x, batch_size, sample_weight, validation_split)
+            self._build_for(x)
             self._set_steps(1)
             if validation_data is not None and not _is_pipeline(validation_data):
                 val_x, _, val_weight = _unpack_arrays(validation_data, None)
@@ -750,7 +817,8 @@ class VAE(keras.Model):
     def _fit_finite(self, x: tf.data.Dataset, **arguments: Any) -> keras.callbacks.History:
         """Keras' `fit`, whose last step is looked at, too."""
         history = super().fit(x, **arguments)
-        divergence.require_finite(self.variables, int(self.optimizer.iterations) - 1)
+        steps = int(keras.ops.convert_to_numpy(self.optimizer.iterations))
+        divergence.require_finite(self.variables, steps - 1)
         return history
 
     def evaluate(
@@ -783,6 +851,7 @@ class VAE(keras.Model):
             checks.whole_number("steps", steps, 1)
         if _is_pipeline(x):
             self._require_pipeline(x, batch_size, sample_weight)
+            self._build_for(x)
             return super().evaluate(x, **arguments)
         x, _, sample_weight = _unpack_arrays(x, sample_weight)
         images = self._images(x)
@@ -851,7 +920,8 @@ class VAE(keras.Model):
 
     def _set_steps(self, stack_size: int) -> None:
         if self.compiled and self._auto_steps:
-            self.steps_per_execution = 1 if self.run_eagerly else stack_size
+            one = self.run_eagerly or self.strategy is not None
+            self.steps_per_execution = 1 if one else stack_size
 
     def _dataset(
         self,
@@ -860,7 +930,11 @@ class VAE(keras.Model):
         batch_size: int,
         shuffle_seed: int | None,
         first_epoch: int = 0,
-    ) -> tf.data.Dataset:
+    ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+        if self.strategy is not None:
+            return replicas.dataset(
+                self.strategy, images, weights, batch_size, shuffle_seed, first_epoch
+            )
         return data.stacks(
             images, weights, batch_size, self.steps_per_execution, shuffle_seed, first_epoch
         )
