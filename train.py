@@ -31,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"Error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # the imports take seconds
+        print("\nStopped.", file=sys.stderr)
+        return 130
     return cli.run(lambda: training.train(training.TrainConfig(**arguments)), debug)
 
 

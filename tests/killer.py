@@ -41,7 +41,7 @@ import train as command
 from vae_keras import callbacks, checkpoints, data, export, figures, model, training
 
 STAGES = ("start", "epoch", "checkpoint", "figures", "export", "results")
-AFTER_TRAINING = ("export", "results")  # a run that was killed there trains no more
+TRAINING, AFTER = STAGES[:3], STAGES[3:]  # a run that was killed after training trains no more
 FLAGS = ("--epochs", "3", "--validation", "200", "--batch-size", "50")
 PATIENCE = 300.0  # seconds for one attempt, on a machine with other work
 
@@ -91,13 +91,12 @@ def main(argv: list[str] | None = None) -> int:
         runs = 0
         while killed.total() < arguments.kills:
             runs += 1
-            folder, stages = base / "run", STAGES
+            folder = base / "run"
+            stages = rng.choices(TRAINING, k=rng.randint(2, 8)) + rng.choices(AFTER, k=3)
             while True:
-                left = arguments.kills - killed.total()
-                moment = plan(rng, stages, seconds) if left else lambda _: None
+                alive = killed.total() == arguments.kills or not stages
+                moment = (lambda _: None) if alive else plan(rng, stages.pop(0), seconds)
                 ended = attempt(folder, cut, moment)
-                if ended.stage in AFTER_TRAINING:
-                    stages = ("start", "figures", *AFTER_TRAINING)
                 print(f"run {runs}: {ended.code} in {ended.stage}", flush=True)
                 if ended.code is None:
                     killed[ended.stage] += 1
@@ -115,20 +114,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def plan(
-    rng: random.Random, stages: tuple[str, ...], seconds: dict[str, list[float]]
+    rng: random.Random, stage: str, seconds: dict[str, list[float]]
 ) -> Callable[[Attempt], float | None]:
-    """Chooses when an attempt is killed: some time into some visit of some stage.
+    """Chooses when an attempt is killed: some time into some visit of a stage.
 
     Args:
         rng: the choice's source.
-        stages: to choose from.
+        stage: one of `STAGES`.
         seconds: what each visit of a stage took in the untouched run.
 
     Returns:
         A function that is asked on every entrance, and answers with the seconds left to live.
     """
-    stage = rng.choice(stages)
-    visit = rng.randint(1, min(4, len(seconds[stage])))
+    visit = rng.randint(1, min(6, len(seconds[stage])))
     delay = rng.uniform(0.0, rng.choice(seconds[stage]))
 
     def asked(so_far: Attempt) -> float | None:

@@ -81,6 +81,21 @@ def test_both_commands_know_debug(debug, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", [["train.py"], ["-m", "vae_keras", "presets"]])
+def test_ctrl_c_during_the_imports_is_one_line(command, tmp_path):
+    """They take seconds: a stand-in for Keras gets the signal in the middle of them."""
+    (tmp_path / "keras.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    result = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (result.returncode, result.stderr) == (130, "\nStopped.\n")
+
+
+@pytest.mark.parametrize("command", [["train.py"], ["-m", "vae_keras", "presets"]])
 @pytest.mark.parametrize("debug", [[], ["--debug"]])
 def test_a_wrong_backend_is_one_line(command, debug):
     result = subprocess.run(

@@ -19,11 +19,12 @@ try:
     from vae_keras.model import VAE
     from vae_keras.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
     from vae_keras.objectives import ELBO, IWAE
-except ImportError as error:
+except (ImportError, KeyboardInterrupt) as error:
     # `python -m vae_keras` comes here before its own first line, and owes one line, too.
     if sys.argv[0] == "-m" and "vae_keras" in sys.orig_argv and "--debug" not in sys.orig_argv:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        stopped = isinstance(error, KeyboardInterrupt)
+        print("\nStopped." if stopped else f"Error: {error}", file=sys.stderr)
+        sys.exit(130 if stopped else 2)
     raise
 
 __all__ = [
