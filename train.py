@@ -12,20 +12,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, help="images a step")
     parser.add_argument("--learning-rate", type=float, help="Adam's, at its highest")
     parser.add_argument("--seed", type=int, help="of weights, order and noise")
-    parser.add_argument("--workdir", help="the run folder (default: runs/PRESET)")
-    parser.add_argument("--data", default="mnist", help="the data set (default: mnist)")
+    parser.add_argument("--workdir", help="the run folder (default: runs/PRESET[-DATA])")
+    parser.add_argument(
+        "--data", help="mnist, fashion_mnist, an .npz, or a folder of images (default: PRESET's)"
+    )
+    parser.add_argument("--image-size", metavar="H[xW]", help="scales own images to this size")
     parser.add_argument("--validation", type=int, help="how many training images to hold out")
     parser.add_argument("--binarization", choices=("dynamic", "none", "threshold"))
     parser.add_argument("--strategy", default="none", choices=("none", "mirrored", "multi_worker"))
     parser.add_argument("--overwrite", action="store_true", help="empty a folder of another run")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    arguments = vars(parser.parse_args(argv))
+    debug = arguments.pop("debug")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         from vae_keras import cli, training
     except ImportError as error:
+        if debug:
+            raise
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    return cli.run(lambda: training.train(training.TrainConfig(**vars(arguments))))
+    except KeyboardInterrupt:  # the imports take seconds
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    return cli.run(lambda: training.train(training.TrainConfig(**arguments)), debug)
 
 
 if __name__ == "__main__":

@@ -278,9 +278,9 @@ def _prepare(contest: Contest, folder: Path, say: Callable[[str], None]) -> None
 
 
 def _write_images(folder: Path) -> None:
-    from vae_keras import data
+    from vae_keras import datasets
 
-    images = data.load_mnist()
+    images = datasets.load_mnist()
     for name in ("x_train", "x_test"):
         np.save(folder / f"{name}.npy", getattr(images, name).reshape(-1, 784))
 

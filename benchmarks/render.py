@@ -1,4 +1,4 @@
-"""Results to Markdown tables, bar charts, and the parts of README.md between their markers."""
+"""Results to Markdown tables, bar charts, and the parts of the READMEs between their markers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from benchmarks import results
 
-_README = Path(__file__).resolve().parent / "README.md"
+_HERE = Path(__file__).resolve().parent
+READMES = {_HERE / "README.md": "results", _HERE.parent / "README.md": "benchmarks/results"}
 _MARKED = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 _COLORS = {"reference": "#1f5fa8", "peer": "#9aa5b1", "floor": "#d8b365"}
 
@@ -69,18 +70,40 @@ def chart(title: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def write(case: str, title: str) -> None:
-    """Writes a case's table and chart beside its results, and brings README.md up to date."""
+    """Writes a case's table and chart beside its results, and brings the READMEs up to date."""
     rows = results.read(case)
     text = f"# {title}\n\n{table(rows)}\n"
     (results.FOLDER / f"{case}.md").write_text(text, encoding="utf-8")
     chart(title, rows).savefig(results.FOLDER / f"{case}.png", dpi=120, metadata={"Software": None})
-    write_readme()
+    write_readmes()
 
 
-def write_readme() -> None:
-    """Fills what README.md holds between `<!-- begin NAME -->` and `<!-- end NAME -->`."""
-    text = _README.read_text(encoding="utf-8")
-    _README.write_text(_MARKED.sub(_fill, text), encoding="utf-8")
+def write_readmes() -> None:
+    """Brings the marked parts of both READMEs up to date."""
+    for path in READMES:
+        path.write_text(rendered(path), encoding="utf-8")
+
+
+def rendered(path: Path) -> str:
+    """Fills what a README holds between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+
+    Args:
+        path: one of `READMES`.
+
+    Returns:
+        Its text with the results of today.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        opening, name, closing = match.groups()
+        if name == "findings":
+            return f"{opening}{findings()}\n{closing}"
+        rows = results.read(name)
+        picture = f"![{name}]({READMES[path]}/{name}.png)"
+        body = f"{table(rows)}\n\n{picture}" if rows else "Not measured yet."
+        return f"{opening}{body}\n{closing}"
+
+    return _MARKED.sub(fill, path.read_text(encoding="utf-8"))
 
 
 def findings(path: Path = results.FOLDER / "findings.json") -> str:
@@ -98,15 +121,6 @@ def findings(path: Path = results.FOLDER / "findings.json") -> str:
             f"| {ratio['low']:.2f} to {ratio['high']:.2f} | {finding['kept']} |"
         )
     return "\n".join(lines)
-
-
-def _fill(match: re.Match[str]) -> str:
-    opening, name, closing = match.groups()
-    if name == "findings":
-        return f"{opening}{findings()}\n{closing}"
-    rows = results.read(name)
-    body = f"{table(rows)}\n\n![{name}](results/{name}.png)" if rows else "Not measured yet."
-    return f"{opening}{body}\n{closing}"
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -4,16 +4,19 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from vae_keras import VAE, MLPDecoder, MLPEncoder, data
+from vae_keras import VAE, MLPDecoder, MLPEncoder, datasets, training
 
 
 @pytest.fixture(scope="session")
-def mnist() -> data.Images:
+def mnist() -> datasets.Images:
     """The real data set."""
-    return data.load_mnist()
+    return datasets.load_mnist()
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +40,27 @@ def small_vae(seed: int = 0, **arguments) -> VAE:
 def vae() -> VAE:
     """A fresh small model."""
     return small_vae()
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """A folder of 60 small colour images of an odd size, with labels: reddish, greenish, bluish."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    rng = np.random.default_rng(0)
+    for channel, label in enumerate(("red poppy", "green leaf", "blue sky")):
+        (folder / label).mkdir(parents=True)
+        for index in range(20):
+            image = rng.integers(0, 80, (7, 5, 3), dtype=np.uint8)
+            image[..., channel] += 170
+            Image.fromarray(image).save(folder / label / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos_run(photos, tmp_path_factory) -> Path:
+    """The finished run of a preset on `photos`, with nothing else changed but two epochs."""
+    folder = tmp_path_factory.mktemp("runs") / "photos"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VAE, "_xla_pays", lambda _: False)
+        training.train(training.TrainConfig(data=str(photos), epochs=2, workdir=folder))
+    return folder

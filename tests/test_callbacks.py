@@ -218,19 +218,19 @@ def test_the_same_weights_draw_the_same_file(model, tmp_path):
 
 
 @pytest.mark.parametrize(("titles", "start"), [({"prior": "Draws"}, "Draws"), (None, "prior")])
-def test_the_title_says_what_and_when(model, tmp_path, monkeypatch, titles, start):
+@pytest.mark.parametrize("ink", [True, False])
+def test_the_title_says_what_and_when(model, tmp_path, monkeypatch, titles, start, ink):
     shown = []
     draw = callbacks.figures.grid
-    monkeypatch.setattr(
-        callbacks.figures,
-        "grid",
-        lambda images, rows, columns, title: (
-            shown.append(title) or draw(images, rows, columns, title)
-        ),
-    )
+
+    def noted(images, rows, columns, title, ink):
+        shown.append((title, ink))
+        return draw(images, rows, columns, title, ink=ink)
+
+    monkeypatch.setattr(callbacks.figures, "grid", noted)
     latents = {"prior": model.prior_latents(5)}
-    run(figure_writer(model, latents, tmp_path, titles=titles), [19])
-    assert shown == [f"{start}, after epoch 20"]
+    run(figure_writer(model, latents, tmp_path, titles=titles, ink=ink), [19])
+    assert shown == [(f"{start}, after epoch 20", ink)]
 
 
 @pytest.mark.parametrize("num", [1, 4, 6])

@@ -60,7 +60,7 @@ def test_nothing_to_restore_is_none(tmp_path):
 @pytest.mark.parametrize("kind", ["weights", "json", "missing weights", "wrong hash"])
 def test_a_damaged_newest_falls_back_with_a_warning(saved, kind):
     _, folder = saved
-    weights = folder / "epoch-00003-step-0000000.weights.h5"
+    weights = folder / "epoch-00003-step-0000000.keras"
     text = folder / "epoch-00003-step-0000000.json"
     if kind == "weights":
         content = bytearray(weights.read_bytes())
@@ -78,7 +78,7 @@ def test_a_damaged_newest_falls_back_with_a_warning(saved, kind):
 
 def test_all_damaged_is_an_error_and_nothing_is_overwritten(saved):
     _, folder = saved
-    for path in folder.glob("*.h5"):
+    for path in folder.glob("*.keras"):
         path.write_bytes(b"rubbish")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with (

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import keras
@@ -245,7 +246,7 @@ class Workers:
         return codes, [out for out, _ in ended], [error for _, error in ended]
 
 
-EPOCHS = ("--epochs", "8")
+EPOCHS = ("--epochs", "6")
 SPREAD = (*EPOCHS, "--strategy", "multi_worker")
 
 
@@ -273,8 +274,9 @@ def curve(folder):
 
 
 def state(folder):
-    (path,) = (folder / "checkpoints").glob("epoch-00008-*.h5")
-    return path.read_bytes()
+    """The last checkpoint's weights and optimizer state, as bytes."""
+    with zipfile.ZipFile(folder / "checkpoints" / "epoch-00006-step-0000000.keras") as archive:
+        return archive.read("model.weights.h5")
 
 
 @pytest.mark.slow
@@ -289,7 +291,7 @@ def test_only_the_chief_writes(together):
     (chief, other), outputs = together
     assert (chief / "report.html").exists()
     assert not other.exists()
-    assert "Epoch: 7 ELBO: " in outputs[0]
+    assert "Epoch: 5 ELBO: " in outputs[0]
     assert outputs[1].startswith("weights ")
     assert len(outputs[1].splitlines()) == 1
 
@@ -297,7 +299,7 @@ def test_only_the_chief_writes(together):
 @pytest.mark.slow
 def test_two_workers_train_as_one_process_does(together, alone):
     one, two = curve(alone), curve(together[0][0])
-    assert len(one) == len(two) == 8
+    assert len(one) == len(two) == 6
     for expected, found in zip(one, two, strict=True):
         for name in expected:
             assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-5), name
@@ -314,7 +316,7 @@ def test_stopped_and_killed_workers_go_on_bit_for_bit(together, tmp_path):
     folder = tmp_path / "run"
 
     workers = Workers(folder, *SPREAD)
-    workers.wait_for("Epoch: 1 ")
+    workers.wait_for("Epoch: 0 ")
     workers.processes[1].send_signal(signal.SIGTERM)  # one is told, both stop after the same step
     codes, _, errors = workers.end()
     assert codes == [143, 143], errors
@@ -323,7 +325,7 @@ def test_stopped_and_killed_workers_go_on_bit_for_bit(together, tmp_path):
     assert len(stops[0]) == 1
 
     workers = Workers(folder, *SPREAD)
-    workers.wait_for("Epoch: 3 ")
+    workers.wait_for("Epoch: 2 ")
     workers.processes[1].kill()
     began = time.monotonic()
     codes, _, errors = workers.end()

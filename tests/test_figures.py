@@ -147,6 +147,51 @@ def test_the_reports_values_are_those_it_printed():
     assert list(figures.REPORT_ELBO) == sorted(figures.REPORT_ELBO)
 
 
+def test_other_datas_curve_stands_alone():
+    labels = [line.get_label() for line in figures.elbo_curve([-200.0], report=False).axes[0].lines]
+    assert labels == ["training"]
+
+
+@pytest.mark.parametrize(("ink", "white"), [(True, 0.0), (False, 1.0)])
+def test_ink_is_drawn_black_and_light_is_drawn_white(ink, white):
+    shown = figures.grid(images(2), 1, 2, "Two", ink=ink).axes[0].images[0]
+    assert shown.cmap(shown.norm(white))[:3] == (1.0, 1.0, 1.0)
+    assert shown.cmap(shown.norm(1.0 - white))[:3] == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("shape", [(200, 2), (2, 200), (1, 1), (128, 128)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_any_form_make_a_picture_of_a_sane_size(tmp_path, shape, channels):
+    parts = images(39, *shape, channels=channels)
+    figure = figures.grid(parts, 3, 13, "Long", ["a row"] * 3, ["a long name"] * 13)
+    with Image.open(io.BytesIO(png(figure, tmp_path))) as picture:
+        assert max(picture.size) < 3000
+
+
+def test_long_names_of_columns_are_turned():
+    short, long = (
+        figures.grid(images(2), 1, 2, "Two", column_labels=["a", name]).axes[0]
+        for name in ("original", "golden retriever")
+    )
+    assert {text.get_rotation() for text in short.get_xticklabels()} == {0}
+    assert {text.get_rotation() for text in long.get_xticklabels()} == {40}
+
+
+def test_a_full_map_leaves_the_numbers_out():
+    assert len(a_map(15).axes[1].texts) == 15 * 14
+    assert len(a_map(16).axes[1].texts) == 0
+
+
+def test_names_of_classes_may_be_texts(tmp_path):
+    names = np.array(["$\\no formula$", "golden retriever"])
+    points, distances = np.zeros((4, 2)), np.array([[0.0, 2.0], [2.0, 0.0]])
+    figure = figures.latent_map(points, names[[0, 1, 0, 1]], distances, "latent")
+    assert [text.get_text() for text in figure.axes[0].texts] == list(names)
+    assert [text.get_text() for text in figure.axes[1].get_xticklabels()] == list(names)
+    assert png(figure, tmp_path)
+    assert png(figures.grid(images(2), 1, 2, "Two", list(names[:1]), list(names)), tmp_path)
+
+
 def test_the_map_draws_every_point_and_names_every_class_at_its_centre():
     points, labels = np.array([[0.0, 1.0], [2.0, 3.0], [5.0, 5.0]]), np.array([4, 4, 9])
     distances = np.array([[0.0, 7.25], [7.25, 0.0]])

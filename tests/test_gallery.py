@@ -29,7 +29,7 @@ def shown(model):
     figure = figures.grid
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "grid", noted)
-        drawn = dict(gallery.test_figures(model, originals, seen, labels))
+        drawn = dict(gallery.test_figures(model, originals, seen, labels, ink=True))
     return originals, seen, labels, drawn, arguments
 
 
@@ -181,5 +181,65 @@ def test_the_latent_map_shows_all_images_and_classes(shown):
 @pytest.mark.parametrize("classes", [1, 3])
 def test_fewer_classes_than_ten_are_drawn_too(model, classes):
     images = np.random.default_rng(0).integers(0, 256, (12, *SHAPE), dtype=np.uint8)
-    drawn = gallery.test_figures(model, images, images / np.float32(255), np.arange(12) % classes)
-    assert len(list(drawn)) == 3
+    seen = images / np.float32(255)
+    drawn = dict(gallery.test_figures(model, images, seen, np.arange(12) % classes, ink=True))
+    maps = ["latent_map"] if classes > 1 else []
+    assert list(drawn) == ["reconstructions", "interpolations", *maps]
+
+
+@pytest.mark.parametrize(("count", "pairs"), [(1, 0), (2, 1), (7, 3), (30, 5)])
+def test_images_without_labels_are_drawn_as_they_come(model, count, pairs, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (count, *SHAPE), dtype=np.uint8)
+    grids = []
+    real = figures.grid
+
+    def noted(rows, *arguments, **keywords):
+        grids.append((rows, *arguments))
+        return real(rows, *arguments, **keywords)
+
+    monkeypatch.setattr(figures, "grid", noted)
+    drawn = dict(gallery.test_figures(model, images, images / np.float32(255), None, ink=False))
+    assert list(drawn) == ["reconstructions", *(["interpolations"] if pairs else [])]
+    np.testing.assert_allclose(grids[0][0][: min(count, 10)], images[:10] / 255)
+    if pairs:
+        assert grids[1][1:3] == (pairs, 13)
+        ends = grids[1][0].reshape(pairs, 13, *SHAPE)[:, [0, -1]]
+        np.testing.assert_allclose(ends.reshape(-1, *SHAPE), images[: 2 * pairs] / 255)
+
+
+def test_one_image_of_each_class_has_pairs_all_the_same(model):
+    images = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), dtype=np.uint8)
+    labels = np.array(["cat", "dog"])
+    drawn = dict(gallery.test_figures(model, images, images / np.float32(255), labels, ink=False))
+    assert list(drawn) == ["reconstructions", "interpolations", "latent_map"]
+
+
+def test_few_classes_show_several_images_each_and_go_from_one_to_the_next(model, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (12, *SHAPE), dtype=np.uint8)
+    shown = {}
+    real = figures.grid
+
+    def noted(rows, *arguments, **keywords):
+        shown[arguments[2]] = keywords
+        return real(rows, *arguments, **keywords)
+
+    monkeypatch.setattr(figures, "grid", noted)
+    labels = np.array(["cat", "dog", "owl"])[np.arange(12) % 3]
+    list(gallery.test_figures(model, images, images / np.float32(255), labels, ink=True))
+    below, between = shown.values()
+    assert below["column_labels"] == ["cat"] * 3 + ["dog"] * 3 + ["owl"] * 3
+    assert between["row_labels"] == ["cat to dog", "dog to owl", "owl to cat"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (None, False),
+        (["a"] * 60, False),
+        ([*"ab"] * 30, True),
+        (range(50), True),
+        (range(51), False),
+    ],
+)
+def test_classes_are_more_than_one_and_not_too_many(labels, classes):
+    assert gallery.has_classes(None if labels is None else np.array(labels)) is classes

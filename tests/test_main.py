@@ -1,12 +1,15 @@
 """The command line: what it prints, what it writes, how it refuses."""
 
 import json
+from argparse import Namespace
 
+import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from vae_keras import presets
-from vae_keras.__main__ import main
+from vae_keras.__main__ import _trained_on, main
 
 
 def test_presets_lists_the_zoo(capsys):
@@ -44,6 +47,73 @@ def test_figures_takes_a_keras_file(tmp_path):
     assert names == {"interpolations.png", "latent_map.png", "reconstructions.png"}
 
 
+def test_a_run_on_own_images_is_evaluated_and_drawn(photos, photos_run, tmp_path, capsys):
+    model = ["--model", str(photos_run / "model.keras")]
+    path = tmp_path / "numbers.json"
+    arguments = ["--data", str(photos), "--samples", "10", "--json", str(path)]
+    assert main(["evaluate", *model, *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "Found photos: 60 images of 7 x 5, colour" in out
+    assert "6 images, dynamic binarization, seed 0" in out
+    numbers = {entry["name"]: entry["value"] for entry in json.loads(path.read_text())["metrics"]}
+    trained = json.loads((photos_run / "metrics.json").read_text())["metrics"]
+    elbo = next(entry["value"] for entry in trained if entry["name"] == "elbo")
+    assert numbers["elbo"] == pytest.approx(elbo, rel=1e-5), "the same test images, drawn again"
+
+    assert main(["figures", *model, "--data", str(photos), "--to", str(tmp_path)]) == 0
+    names = {path.name for path in tmp_path.glob("*.png")}
+    assert names == {"interpolations.png", "latent_map.png", "reconstructions.png"}
+    drawn = (tmp_path / "reconstructions.png").read_bytes()
+    assert drawn == (photos_run / "figures" / "reconstructions.png").read_bytes()
+
+    assert main(["sample", *model, "--to", str(tmp_path / "s.png")]) == 0
+    assert main(["export", *model, "--to", str(tmp_path / "base")]) == 0
+    capsys.readouterr()
+
+
+def test_own_images_are_scaled_to_the_models_shape(photos_run, tmp_path, capsys):
+    for index in range(10):
+        image = np.random.default_rng(index).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    model = ["--model", str(photos_run / "model.keras")]
+    assert main(["evaluate", *model, "--data", str(tmp_path), "--samples", "2"]) == 0
+    assert "Scaled to 7 x 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "a model of your own data needs --data, its file or folder"),
+        (["--data", "nowhere"], "data must be one of: mnist, fashion_mnist, or the path"),
+        (["--data", "mnist"], "must hold images of shape (7, 5, 3), the model's"),
+    ],
+)
+def test_data_of_another_kind_gets_one_line(photos_run, arguments, sentence, capsys):
+    model = ["--model", str(photos_run / "model.keras")]
+    for name in (["evaluate", "--samples", "2"], ["figures"]):
+        assert main([*name, *model, *arguments]) == 2
+        error = capsys.readouterr().err.strip()
+        assert sentence in error
+        assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "data"),
+    [
+        (None, "mnist"),
+        ('{"data": "fashion_mnist"}', "fashion_mnist"),
+        ('{"data": "photos"}', "photos"),
+        ("{", "mnist"),
+        ("[]", "mnist"),
+    ],
+)
+def test_a_run_folder_says_what_its_model_was_trained_on(tmp_path, content, data):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    arguments = Namespace(preset=None, model=str(tmp_path / "model.keras"))
+    assert _trained_on(arguments) == data
+
+
 def test_export_takes_the_next_version(tmp_path, capsys):
     for version in ("1", "2"):
         assert main(["export", "--preset", "mlp_mnist", "--to", str(tmp_path / "base")]) == 0
@@ -67,15 +137,24 @@ def test_every_command_has_help(name, capsys):
         (["evaluate", "--preset", "mlp_mnist", "--samples", "0"], "--samples must be a whole"),
         (["evaluate", "--preset", "mlp_mnist", "--images", "10001"], "--images must be a whole"),
         (["sample", "--preset", "mlp_mnist", "--count", "7"], "--count must be a multiple of 5"),
-        (["sample", "--model", "nowhere.keras"], "--model takes a .keras file"),
-        (["sample", "--model", "README.md"], "--model takes a .keras file"),
+        (["sample", "--model", "nowhere.keras"], "a model comes as a .keras file"),
+        (["sample", "--model", "README.md"], "a model comes as a .keras file"),
         (["export", "--preset", "mlp_mnist", "--to", ".", "--version", "0"], "version must be"),
+        (["evaluate", "--preset", "mlp_mnist", "--seed", "-1"], "--seed must be a whole number"),
+        (["evaluate", "--preset", "mlp_mnist", "--json", "."], "--json must be a file that can be"),
+        (["evaluate", "--preset", "mlp_mnist", "--samples", "1" + "0" * 12], "--samples must be"),
+        (["sample", "--preset", "mlp_mnist", "--count", "1" + "0" * 12], "--count must be a whole"),
+        (["sample", "--preset", "mlp_mnist", "--to", "file/a.png"], "--to must be a file that can"),
+        (["figures", "--preset", "mlp_mnist", "--to", "file"], "--to must be a folder that can be"),
+        (["export", "--preset", "mlp_mnist", "--to", "file"], "--to must be a folder that can be"),
+        (["publish", "nowhere"], "only a finished run is published"),
     ],
 )
 def test_bad_arguments_get_one_line_and_exit_code_2(
     arguments, sentence, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("in the way")
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip()
     assert sentence in error
@@ -87,10 +166,21 @@ def test_a_damaged_model_file_is_refused(tmp_path, capsys):
     path = tmp_path / "model.keras"
     path.write_bytes(b"rubbish")
     assert main(["sample", "--model", str(path)]) == 2
-    assert "--model takes a sound .keras file" in capsys.readouterr().err
+    assert "a .keras file must be sound" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["sample"], ["sample", "--preset"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["sample"],
+        ["sample", "--preset"],
+        ["sample", "--preset", "mlp_mnist", "--model", "m.keras"],
+        ["evaluate", "--preset", "mlp_mnist", "--samples", "many"],
+        ["export", "--preset", "mlp_mnist", "--to", "x", "--format", "torch"],
+    ],
+)
 def test_missing_arguments_are_usage_errors(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tests.conftest import small_vae
 from vae_keras import VAE, MLPDecoder, MLPEncoder, checks, data
+from vae_keras.model import _stack_size
 from vae_keras.noise import Stream
 
 LOGS = {"elbo", "log_likelihood", "kl", "loss"}
@@ -314,6 +315,14 @@ def test_parts_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize(
+    ("shape", "batch", "steps"),
+    [((28, 28, 1), 100, 20), ((7, 5, 3), 100, 20), ((56, 56, 1), 100, 5), ((256, 256, 1), 100, 1)],
+)
+def test_large_images_make_smaller_stacks(shape, batch, steps):
+    assert _stack_size(1000, batch, shape) == steps
+
+
+@pytest.mark.parametrize(
     ("call", "sentence"),
     [
         (lambda v, x: v.fit(x, epochs=0), "epochs must be a whole number >= 1"),
@@ -357,8 +366,9 @@ def test_bad_input_gets_one_clear_line(vae, digits, call, sentence):
 
 def test_bad_pixels_in_a_dataset_are_refused(vae):
     bad = tf.data.Dataset.from_tensors(np.full((2, 6, 6, 1), 2.0, np.float32))
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"lie in \[0, 1\]"):
-        vae.fit(bad, verbose=0)
+    for method in (vae.fit, vae.evaluate, vae.predict):
+        with pytest.raises(checks.InputError, match=r"must be finite and lie in \[0, 1\]"):
+            method(bad, verbose=0)
 
 
 def test_a_model_that_saw_no_images_says_so():

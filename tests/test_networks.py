@@ -6,9 +6,10 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_noise import global_states, reseed_globals
 
-from vae_keras.networks import MLPDecoder, MLPEncoder
+from vae_keras.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, mish
 
 shapes = pytest.mark.parametrize("image_shape", [(28, 28, 1), (5, 7, 3), (1, 3, 1), (4, 4, 3)])
 SMALL = {"hidden": (8, 8, 8), "seed": 3}
@@ -154,3 +155,95 @@ def test_the_global_generators_are_neither_read_nor_written(build):
     reseed_globals(2)
     for one, other in zip(first, build().get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+# ------------------------------------------------------------------------- convolutional networks
+
+CONV = {"widths": (4, 6), "depth": 2, "seed": 3}
+odd_shapes = pytest.mark.parametrize(
+    "image_shape", [(28, 28, 1), (5, 7, 3), (1, 3, 1), (13, 8, 3), (9, 9, 1)]
+)
+
+
+def conv_encoder(image_shape=(6, 4, 1), latent_dim=4, **arguments) -> ConvEncoder:
+    layer = ConvEncoder(latent_dim=latent_dim, **(CONV | arguments))
+    layer.build((None, *image_shape))
+    return layer
+
+
+def conv_decoder(image_shape=(6, 4, 1), latent_dim=4, **arguments) -> ConvDecoder:
+    layer = ConvDecoder(image_shape=image_shape, **(CONV | arguments))
+    layer.build((None, latent_dim))
+    return layer
+
+
+@odd_shapes
+@pytest.mark.parametrize("widths", [(4,), (4, 6, 8)], ids=["one scale", "three scales"])
+def test_convolutional_networks_take_any_shape(image_shape, widths):
+    parameters = conv_encoder(image_shape, 5, widths=widths)(inputs(3, *image_shape))
+    assert parameters.shape == (3, 10)
+    logits = conv_decoder(image_shape, 5, widths=widths)(inputs(3, 5))
+    assert logits.shape == (3, *image_shape)
+
+
+def test_every_pixel_reaches_the_latents_and_is_reached_by_them():
+    shape = (9, 6, 3)
+    encode, decode = conv_encoder(shape), conv_decoder(shape)
+    images = keras.Variable(inputs(1, *shape))
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(encode(images) ** 2)
+    assert np.abs(tape.gradient(total, images.value)).min() > 0
+    varied = np.ptp(decode(inputs(20, 4)), axis=0)
+    assert varied.shape == shape
+    assert varied.min() > 0
+
+
+def test_a_residual_block_adds_to_its_input():
+    layer = conv_encoder()._residuals[0]
+    h = inputs(2, 6, 4, 4)
+    assert 0 < np.abs(layer(h) - h).max() < 1
+    layer.set_weights([0 * weight for weight in layer.get_weights()])
+    np.testing.assert_array_equal(layer(h), h)
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [(conv_encoder, (2, 6, 4, 1)), (conv_decoder, (2, 4))],
+    ids=["encoder", "decoder"],
+)
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"widths": [3], "depth": 0, "activation": "mish"}, {"dtype": "mixed_bfloat16"}],
+    ids=["small", "flat", "bfloat16"],
+)
+def test_a_configuration_makes_the_same_convolutions_again(build, shape, arguments):
+    layer, x = build(**arguments), inputs(*shape)
+    serialized = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+    again = keras.saving.deserialize_keras_object(serialized)
+    assert again.built
+    assert again.get_config() == layer.get_config()
+    again.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(again(x), layer(x))
+
+
+@pytest.mark.parametrize("build", [conv_encoder, conv_decoder])
+def test_convolutions_are_seeded_apart(build):
+    weights = [weight for weight in build().get_weights() if weight.ndim == 4]
+    again = [weight for weight in build().get_weights() if weight.ndim == 4]
+    for first, second in zip(weights, again, strict=True):
+        np.testing.assert_array_equal(first, second)
+    other = [weight for weight in build(seed=4).get_weights() if weight.ndim == 4]
+    assert all(not np.isclose(a, b).any() for a, b in zip(weights, other, strict=True))
+    alike = [w for w in weights if w.shape == (3, 3, 4, 4)]
+    assert len(np.unique(np.stack(alike).reshape(len(alike), -1), axis=0)) == len(alike) == 4
+
+
+def test_mish_is_keras_mish():
+    x = np.concatenate([np.linspace(-30, 30, 2001), [-1e4, 1e4]]).astype(np.float32)
+    ours, theirs = keras.Variable(x), keras.Variable(x)
+    with tf.GradientTape() as tape:
+        values = mish(ours), keras.activations.mish(theirs)
+        total = tf.reduce_sum(values[0]) + tf.reduce_sum(values[1])
+    np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-6)
+    gradients = tape.gradient(total, [ours.value, theirs.value])
+    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae_keras import distributions
+from vae_keras import checks, distributions
 from vae_keras.networks import MLPDecoder, MLPEncoder
-from vae_keras.objectives import ELBO, Terms
+from vae_keras.objectives import ELBO, IWAE, Terms
 
 DRAWS = 20000
 GRID = np.linspace(-10.0, 10.0, 8001)
@@ -20,7 +20,12 @@ def decode():
     decoder = MLPDecoder(image_shape=(2, 2, 1), hidden=(5,), seed=1)
     decoder.build((None, 1))
     decoder.set_weights([2.0 * weight + 0.3 for weight in decoder.get_weights()])
-    return lambda z: distributions.likelihood(decoder(z))
+
+    def decode(z):  # [..., 1], as VAE.likelihood takes them
+        logits = decoder(tf.reshape(z, [-1, 1]))
+        return distributions.likelihood(tf.reshape(logits, [*z.shape[:-1], 2, 2, 1]))
+
+    return decode
 
 
 def posterior(loc, scale, rows: int) -> distributions.tfd.Distribution:
@@ -134,6 +139,104 @@ def test_gradients_reach_every_weight():
         assert np.abs(gradient).max() > 0, weight.path
 
 
-def test_the_elbo_comes_back_from_its_configuration():
-    serialized = keras.saving.serialize_keras_object(ELBO())
-    assert type(keras.saving.deserialize_keras_object(serialized)) is ELBO
+@pytest.mark.parametrize("objective", [ELBO(), IWAE(7)], ids=["elbo", "iwae"])
+def test_an_objective_comes_back_from_its_configuration(objective):
+    serialized = keras.saving.serialize_keras_object(objective)
+    again = keras.saving.deserialize_keras_object(serialized)
+    assert type(again) is type(objective)
+    assert again.get_config() == objective.get_config()
+
+
+# ---------------------------------------------------------------------- importance weighting
+
+
+def importance_bounds(decode, image, k: int, repeats: int = 4000) -> np.ndarray:
+    x = np.repeat(image[np.newaxis], repeats, axis=0)
+    q = posterior(0.2, 0.8, repeats)
+    return IWAE(k)(x, q, prior(), decode, draws(repeats, k))[0].numpy().astype(np.float64)
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=["diagonal", "three", "empty"])
+def test_the_bound_rises_with_k_towards_log_p(decode, image):
+    bounds = [importance_bounds(decode, image, k) for k in (1, 10, 100)]
+    means = [bound.mean() for bound in bounds]
+    errors = [bound.std() / np.sqrt(len(bound)) for bound in bounds]
+    log_p = log_evidence(decode, image)
+    assert means[0] < means[1] < means[2] <= log_p + 4 * errors[2]
+    assert log_p - means[2] < 0.02
+
+
+def test_one_sample_is_the_elbo_with_a_sampled_kl(decode):
+    x, noise = np.repeat(IMAGES, 4000, axis=0), draws(12000)
+    bound, terms = IWAE(1)(x, posterior(0.7, 0.5, 12000), prior(), decode, noise)
+    _, expected = ELBO()(x, posterior(0.7, 0.5, 12000), prior(), decode, noise)
+    for ours, theirs in zip(terms, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    gap = bound.numpy() - terms.elbo.numpy()
+    assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(len(gap))
+
+
+def test_the_terms_are_means_over_the_draws(decode):
+    noise = draws(3, 4)
+    _, terms = IWAE(4)(IMAGES, posterior(0.7, 0.5, 3), prior(), decode, noise)
+    each = [
+        ELBO()(IMAGES, posterior(0.7, 0.5, 3), prior(), decode, noise[:, k : k + 1])[1].elbo
+        for k in range(4)
+    ]
+    np.testing.assert_allclose(terms.elbo, np.mean(each, axis=0), rtol=1e-5)
+
+
+def bound_gradients(objective, rows: int, plain: bool = False):
+    """Gradients of the mean bound of one image in the posterior's parameters and the decoder's."""
+    k, x = 5, np.repeat(IMAGES[:1], rows, axis=0)
+    parameters, weight = tf.Variable([[0.4, -0.3]]), tf.Variable([[1.5, -0.5, 1.0, 2.0]])
+    noise = draws(rows, k)
+
+    def decode(z):
+        logits = tf.reshape(z @ weight, tf.concat([tf.shape(z)[:-1], [2, 2, 1]], 0))
+        return distributions.likelihood(logits)
+
+    with tf.GradientTape() as tape:
+        q = distributions.posterior(tf.repeat(parameters, rows, axis=0))
+        if plain:  # the bound as autodiff sees it
+            each = q[:, tf.newaxis]
+            z = distributions.reparameterize(each, noise[..., np.newaxis])
+            log_weight = decode(z).log_prob(x[:, np.newaxis]) + prior().log_prob(z)
+            bound = tf.reduce_logsumexp(log_weight - each.log_prob(z), axis=1) - np.log(k)
+        else:
+            bound = objective(x, q, prior(), decode, noise)[0]
+        loss = tf.reduce_mean(bound)
+    return [gradient.numpy() for gradient in tape.gradient(loss, [parameters, weight])]
+
+
+def test_the_decoders_gradient_is_the_bounds_own():
+    ours, plain = bound_gradients(IWAE(5), 200), bound_gradients(IWAE(5), 200, plain=True)
+    np.testing.assert_allclose(ours[1], plain[1], rtol=1e-4)
+
+
+def test_the_encoders_gradient_has_the_expectation_of_the_bounds_own():
+    ours, plain = bound_gradients(IWAE(5), 200_000), bound_gradients(IWAE(5), 200_000, plain=True)
+    assert not np.allclose(ours[0], plain[0], rtol=1e-4, atol=0)  # another estimator ...
+    np.testing.assert_allclose(ours[0], plain[0], rtol=0.05)  # ... of the same gradient
+
+
+def test_the_encoders_gradient_vanishes_at_the_true_posterior():
+    # The decoder ignores z, so the prior is the true posterior: every draw's gradient is 0,
+    # which the plain estimator only reaches in the mean.
+    logits, noise = np.zeros((2, 2, 1), np.float32), draws(3, 5)
+
+    def decode(z):
+        shape = tf.concat([tf.shape(z)[:-1], [2, 2, 1]], 0)
+        return distributions.likelihood(tf.broadcast_to(logits, shape))
+
+    raw = np.float32(np.log(np.expm1(1.0 - distributions.SCALE_FLOOR)))
+    parameters = tf.Variable(np.tile([[np.float32(0.0), raw]], (3, 1)))
+    with tf.GradientTape() as tape:
+        q = distributions.posterior(parameters)
+        bound, _ = IWAE(5)(IMAGES, q, prior(), decode, noise)
+    np.testing.assert_allclose(tape.gradient(bound, parameters), np.zeros((3, 2)), atol=1e-6)
+
+
+def test_a_count_of_samples_below_one_is_refused():
+    with pytest.raises(checks.InputError, match=r"num_samples must be .*Received: 0"):
+        IWAE(0)

@@ -4,25 +4,36 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import train
+from vae_keras import own_images, training
 from vae_keras.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-COMMANDS = [
-    line
-    for language, text in BLOCKS
-    if language == "bash"
-    for line in text.splitlines()
-    if line.startswith("python -m vae_keras")
-]
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+LINES = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
+COMMANDS = [line for line in LINES if line.startswith("python -m vae_keras")]
+TRAININGS = [line for line in LINES if line.startswith("python train.py")]
+
+
+@pytest.fixture
+def files(photos, photos_run, tmp_path, monkeypatch) -> Path:
+    """A folder with what the README's user has: photos, scans, and the run of the first command."""
+    (tmp_path / "photos").symlink_to(photos)
+    np.savez(tmp_path / "scans.npz", x_train=np.zeros((20, 3, 3), np.uint8))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mlp_mnist-photos").symlink_to(photos_run)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.mark.slow
 def test_the_ten_lines_run_as_printed(capsys):
-    (code,) = [text for language, text in BLOCKS if language == "python"]
+    code = PYTHON[0]
     assert len(code.strip().splitlines()) <= 13
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
@@ -31,10 +42,38 @@ def test_the_ten_lines_run_as_printed(capsys):
     assert -130 < float(capsys.readouterr().out.splitlines()[-1]) < -60
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_commands_run_as_printed(line, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_own_networks_run_as_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    code = PYTHON[1]
+    assert len(code.strip().splitlines()) <= 15
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["images"].shape == (25, 28, 28, 1)
+    assert names["vae"].history.history["elbo"][-1] > -400
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_run_as_printed(line, files):
     assert main(shlex.split(line)[3:]) == 0
+
+
+@pytest.mark.parametrize("line", TRAININGS)
+def test_trainings_are_configured_as_printed(line, files, monkeypatch):
+    wanted = []
+    monkeypatch.setattr(training, "train", wanted.append)
+    assert train.main(shlex.split(line)[2:]) == 0
+    (config,) = wanted
+    assert config.recipe().epochs > 0
+    if config.data is not None:
+        assert own_images.load(config.data, config.image_size).images.x_train.dtype == np.uint8
+    assert config.folder() != training.TrainConfig().folder()
+
+
+def test_the_first_training_on_own_images_has_the_folder_that_the_commands_name():
+    own = next(line for line in TRAININGS if "--data" in line)
+    name = shlex.split(own)[shlex.split(own).index("--data") + 1]
+    assert f"`{training.TrainConfig(data=name).folder()}`" in README
 
 
 def test_make_targets_exist():

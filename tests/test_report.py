@@ -156,6 +156,14 @@ def test_a_run_shorter_than_the_report_still_shows_all_its_values(folder):
         assert f"{value:.3f}" in short.text
 
 
+def test_other_data_stands_without_the_report(folder):
+    page = Page(report.page("A run", CONFIG | {"data": "photos"}, ROWS, METRICS, folder))
+    assert "the report" not in page.text
+    assert ["epoch", "elbo"] in [row[:2] for row in page.rows]
+    assert ["0", "-150.500"] in [row[:2] for row in page.rows]
+    assert len([row for row in page.rows if row[0].isdigit() and len(row) == 8]) == 16
+
+
 def test_an_epoch_that_went_wrong_is_shown_as_nan(folder):
     rows = [epoch_row(0, elbo=float("nan"))]
     page = Page(report.page("A run", CONFIG, rows, METRICS, folder))

@@ -54,9 +54,31 @@ def test_changed_weights_are_refused_before_they_are_read(copy, monkeypatch):
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
     path.write_bytes(content)
-    monkeypatch.setattr("keras.saving.load_model", lambda *_: pytest.fail("they were read"))
+    monkeypatch.setattr("vae_keras.keras_file.load", lambda *_: pytest.fail("they were read"))
     with pytest.raises(checks.InputError, match=r"must have the hash in its metrics\.json"):
         VAE.from_preset("mlp_mnist")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("metrics.json", "{", "a preset needs a sound metrics.json"),
+        ("metrics.json", "[]", r"a preset needs a sound metrics.json.*no JSON object"),
+        ("metrics.json", "{}", r"a preset's metrics.json must hold the SHA-256 of its weights"),
+        ("metrics.json", None, "a preset needs a sound metrics.json"),
+        ("recipe.json", "{", "a preset needs a sound recipe.json"),
+        ("recipe.json", "{}", "a recipe needs every field"),
+        ("recipe.json", '{"encoder": 3}', "a recipe needs every field"),
+    ],
+)
+def test_damaged_metadata_is_refused(copy, name, content, sentence):
+    if content is None:
+        (copy / name).unlink()
+    else:
+        (copy / name).write_text(content)
+    read = presets.load_recipe if name == "recipe.json" else presets.weights
+    with pytest.raises(checks.InputError, match=sentence):
+        read("mlp_mnist")
 
 
 def test_a_recipe_without_weights_says_how_to_train_it(copy):

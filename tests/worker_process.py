@@ -9,12 +9,12 @@ import hashlib
 import sys
 
 import train
-from vae_keras import VAE, checkpoints, data, training
+from vae_keras import VAE, checkpoints, datasets, training
 
 
-def cut(load=data.load_mnist):
+def cut(load=datasets.load_mnist):
     mnist = load()
-    return data.Images(
+    return datasets.Images(
         mnist.x_train[:1200], mnist.y_train[:1200], mnist.x_test[:50], mnist.y_test[:50]
     )
 
@@ -25,7 +25,7 @@ def fit(model, *arguments, fit=training._fit):
     print("weights", hashlib.sha256(weights).hexdigest(), flush=True)
 
 
-data.load_mnist = cut
+datasets.load_mnist = cut
 training._fit = fit
 training.checkpoints.Checkpointer = functools.partial(checkpoints.Checkpointer, seconds=0.1)
 VAE._xla_pays = lambda _: False

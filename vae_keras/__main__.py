@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vae_keras import datasets
     from vae_keras.model import VAE
 
 
@@ -24,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     from vae_keras import cli
 
-    return cli.run(lambda: arguments.run(arguments))
+    return cli.run(lambda: arguments.run(arguments), arguments.debug)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,17 +36,23 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: object, text: str, model: bool = True) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if model:
             source = sub.add_mutually_exclusive_group(required=True)
             source.add_argument("--preset", metavar="NAME", help="a model of the zoo")
             source.add_argument("--model", metavar="PATH", help="a .keras file")
         return sub
 
+    def add_data(sub: argparse.ArgumentParser) -> None:
+        text = "mnist, fashion_mnist, an .npz or a folder of images; default: what it trained on"
+        sub.add_argument("--data", metavar="DATA", help=text)
+
     command("presets", _presets, "Lists the zoo as a table.", model=False)
 
-    sub = command("evaluate", _evaluate, "Measures -log p(x), the ELBO and its terms on MNIST.")
+    sub = command("evaluate", _evaluate, "Measures -log p(x), the ELBO and its terms.")
+    add_data(sub)
     sub.add_argument("--samples", type=int, default=5000, metavar="K", help="a posterior's draws")
-    sub.add_argument("--images", type=int, default=10000, metavar="N", help="first test images")
+    sub.add_argument("--images", type=int, metavar="N", help="first test images, default: all")
     sub.add_argument("--seed", type=int, default=0, metavar="S")
     sub.add_argument("--json", metavar="FILE", help="writes the numbers there, too")
 
@@ -54,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--to", default="samples.png", metavar="FILE")
 
     sub = command("figures", _figures, "Draws the figures of the test set.")
+    add_data(sub)
     sub.add_argument("--to", default="figures", metavar="DIR")
 
     sub = command("export", _export, "Writes a version under a TF Serving base path.")
@@ -70,30 +79,50 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load(arguments: argparse.Namespace) -> VAE:
-    import keras
-
-    from vae_keras import checks
+    from vae_keras import checks, keras_file
     from vae_keras.model import VAE
 
     if arguments.preset is not None:
         return VAE.from_preset(arguments.preset)
-    path = Path(arguments.model)
-    if path.suffix != ".keras" or not path.is_file():
-        raise checks.InputError(
-            f"--model takes a .keras file. Received: {path}. Train one: python train.py"
-        )
-    try:
-        model = keras.saving.load_model(path)
-    except Exception as error:  # Keras raises many kinds for a damaged archive
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise checks.InputError(
-            f"--model takes a sound .keras file. Received: {path} ({reason})."
-        ) from error
+    model = keras_file.load(arguments.model)
     if not isinstance(model, VAE):
         raise checks.InputError(
-            f"--model takes a VAE. Received: a {type(model).__name__} in {path}."
+            f"--model takes a VAE. Received: a {type(model).__name__} in {arguments.model}. "
+            "Train one: python train.py"
         )
     return model
+
+
+def _trained_on(arguments: argparse.Namespace) -> str:
+    """The name of the data that a model was trained on: its recipe's, or its run folder's."""
+    from vae_keras import presets
+
+    if arguments.preset is not None:
+        return presets.load_recipe(arguments.preset).data
+    try:
+        config = json.loads((Path(arguments.model).parent / "config.json").read_text("utf-8"))
+        return str(config["data"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "mnist"  # a file on its own
+
+
+def _load_data(arguments: argparse.Namespace, model: VAE) -> datasets.DataSet:
+    from vae_keras import checks, datasets, training
+
+    name = arguments.data
+    if name is None:
+        name = _trained_on(arguments)
+        if name not in datasets.KNOWN:
+            raise checks.InputError(
+                "a model of your own data needs --data, its file or folder. "
+                f"Received: {arguments.model}, trained on {name!r}. Name it."
+            )
+    height, width, _ = model.image_shape
+    own = name not in datasets.KNOWN
+    dataset = training.load_data(name, f"{height}x{width}" if own else None)
+    if own:
+        print("\n".join(datasets.describe(dataset)))
+    return dataset
 
 
 def _presets(_: argparse.Namespace) -> None:
@@ -113,12 +142,18 @@ def _presets(_: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from vae_keras import checks, data, evaluation, files
 
-    checks.whole_number("--samples", arguments.samples, 1)
-    count = checks.whole_number("--images", arguments.images, 1, 10000)
+    checks.whole_number("--samples", arguments.samples, 1, 2**31 - 1)
+    if arguments.images is not None:
+        checks.whole_number("--images", arguments.images, 1)
+    checks.whole_number("--seed", arguments.seed, 0, checks.MAX_SEED)
+    if arguments.json is not None:
+        checks.writable("--json", arguments.json)
     model = _load(arguments)
+    images = _load_data(arguments, model).images.x_test
+    count = checks.whole_number("--images", arguments.images or len(images), 1, len(images))
     # A model that is trained on grey pixels is still measured on binary ones, as all are.
     mode = "threshold" if model.binarization == "threshold" else "dynamic"
-    x = data.binarize(data.load_mnist().x_test[:count], arguments.seed, mode)
+    x = data.binarize(images[:count], arguments.seed, mode)
     likelihood = evaluation.estimate_log_likelihood(
         model, x, arguments.samples, seed=arguments.seed
     )
@@ -167,32 +202,38 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    from vae_keras import checks, figures
+    from vae_keras import checks, datasets, figures
 
     count = checks.whole_number("--count", arguments.count, 5, 10000)
     if count % 5:
         raise checks.InputError(f"--count must be a multiple of 5. Received: {count}.")
+    checks.whole_number("--seed", arguments.seed, 0, checks.MAX_SEED)
+    checks.writable("--to", arguments.to)
     images = _load(arguments).sample(count, arguments.seed)
     title = f"{count} images decoded from z ~ N(0, I)"
-    figures.save(figures.grid(images, count // 5, 5, title), arguments.to)
+    ink = _trained_on(arguments) in datasets.KNOWN
+    figures.save(figures.grid(images, count // 5, 5, title, ink=ink), arguments.to)
     print(arguments.to)
 
 
 def _figures(arguments: argparse.Namespace) -> None:
-    from vae_keras import data, figures, gallery
+    from vae_keras import checks, data, figures, gallery
 
-    model, images = _load(arguments), data.load_mnist()
-    mode = "none" if model.binarization == "none" else model.binarization
-    test = data.binarize(images.x_test, model.seed, mode)
-    for name, figure in gallery.test_figures(model, images.x_test, test, images.y_test):
+    checks.writable("--to", arguments.to, folder=True)
+    model = _load(arguments)
+    dataset = _load_data(arguments, model)
+    x, labels = dataset.images.x_test, dataset.images.y_test
+    test = data.binarize(x, model.seed, model.binarization)
+    for name, figure in gallery.test_figures(model, x, test, labels, dataset.ink):
         path = Path(arguments.to) / f"{name}.png"
         figures.save(figure, path)
         print(path)
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from vae_keras import export
+    from vae_keras import checks, export
 
+    checks.writable("--to", arguments.to, folder=True)
     if arguments.format != "saved_model":
         for path in export.export_parts(_load(arguments), arguments.to, arguments.format):
             print(path)

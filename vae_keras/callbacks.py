@@ -79,14 +79,25 @@ def read_elbo_csv(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     Raises:
         checks.InputError: when the file is not one.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns, rows = tuple(reader.fieldnames or ()), list(reader)
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            columns, rows = tuple(reader.fieldnames or ()), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise checks.InputError(
+            f"{path} must be a CSV file. Received: {error}. Name another file."
+        ) from error
     if columns != COLUMNS:
         raise checks.InputError(
             f"{path} must have the columns {','.join(COLUMNS)}. "
             f"Received: {','.join(columns) or 'nothing'}. Name another file."
         )
+    for row in rows:
+        if not row["epoch"].isdigit() or None in row or None in row.values():
+            raise checks.InputError(
+                f"each row of {path} must have an epoch and {len(COLUMNS)} fields. "
+                f"Received: {','.join(map(str, row.values()))}. Name another file."
+            )
     return rows
 
 
@@ -110,6 +121,7 @@ class FigureWriter(Callback):
         titles: name to the figure's title. Default: the name.
         log_dir: TensorBoard folder that gets the same grids as images, and the ELBO terms as
             scalars. Default None.
+        ink: whether a grey 0 is drawn white, as in `figures.grid`. Default True.
 
     Example:
         >>> latents = {"prior": vae.prior_latents(25)}
@@ -125,8 +137,10 @@ class FigureWriter(Callback):
         columns: int = 5,
         titles: Mapping[str, str] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
+        ink: bool = True,
     ) -> None:
         super().__init__()
+        checks.whole_number("columns", columns, 1)
         for name, latents in grids.items():
             if len(latents) % columns:
                 raise checks.InputError(
@@ -138,6 +152,7 @@ class FigureWriter(Callback):
         self.epochs = None if epochs is None else set(epochs)
         self.columns = columns
         self.titles = dict(titles or {})
+        self.ink = ink
         self._log_dir = log_dir
         self._writer: tf.summary.SummaryWriter | None = None
 
@@ -158,7 +173,7 @@ class FigureWriter(Callback):
             rows = len(images) // self.columns
             if self.folder is not None:
                 title = f"{self.titles.get(name, name)}, after epoch {done}"
-                figure = figures.grid(images, rows, self.columns, title)
+                figure = figures.grid(images, rows, self.columns, title, ink=self.ink)
                 figures.save(figure, self.folder / f"{name}_epoch_{done}.png")
             if self._writer is not None:
                 canvas = figures.tile(images, rows, self.columns)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vae_keras import presets, report
+from vae_keras import datasets, presets, report
 
 _MARK = re.compile(r"(<!-- zoo -->\n).*?(<!-- /zoo -->)", re.DOTALL)
 
@@ -60,23 +60,26 @@ def zoo_table(
         Markdown.
     """
     lines = [
-        "| preset | parameters | test -log p(x) | test ELBO | published, same class | source |",
-        "|---|---|---|---|---|---|",
+        "| preset | data | parameters | test -log p(x) | test ELBO | published, same class "
+        "| source |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, metrics in measured.items():
         entries = {entry["name"]: entry for entry in metrics["metrics"]}
         other = published.get(name, {})
         lines.append(
-            f"| [{name}]({link}{name}/README.md) | {metrics['parameters']:,} "
+            f"| [{name}]({link}{name}/README.md) "
+            f"| {datasets.KNOWN[presets.load_recipe(name).data].title} "
+            f"| {metrics['parameters']:,} "
             f"| {_number(entries['negative_log_likelihood'])} | {_number(entries['elbo'])} "
             f"| {other.get('value', '')} | {other.get('source', '')} |"
         )
     first = next(iter(measured.values()))["metrics"]
     entry = next(entry for entry in first if entry["name"] == "negative_log_likelihood")
     return "\n".join(lines) + (
-        f"\n\nNats per image, mean ± standard error over the {entry['num_images']:,} test images, "
-        f"{entry['binarization']} binarization; -log p(x) from {entry['num_samples']:,} importance "
-        "samples an image.\n"
+        f"\n\nNats per image, mean ± standard error over the {entry['num_images']:,} test images "
+        f"of the preset's data, {entry['binarization']} binarization; -log p(x) from "
+        f"{entry['num_samples']:,} importance samples an image.\n"
     )
 
 
@@ -98,11 +101,13 @@ def card(
         Markdown.
     """
     name, made = metrics["preset"], metrics["provenance"]
+    data, captions = datasets.KNOWN[recipe.data], report.captions(recipe.data)
     held = recipe.validation
     trained_on = (
-        "all 60,000 training images"
+        f"all 60,000 training images of {data.title}"
         if not held
-        else f"the first {60000 - held:,} training images, the last {held:,} held out"
+        else f"the first {60000 - held:,} training images of {data.title}, the last {held:,} held "
+        "out"
     )
     rows = "".join(
         f"| {entry['name'].replace('_', ' ')} | {_number(entry)} | {entry.get('unit', '')} "
@@ -128,8 +133,8 @@ def card(
     if bounds:
         lines.append(f"The bound on -log p(x) tightens with the samples: {bounds}.\n")
     lines += [
-        "No choice was made on the test set: activation and learning rate were compared with the "
-        "last 10,000 training images held out. A run reads the test set after its last epoch.\n",
+        f"No choice was made on the test set: {data.choices}. A run reads the test set after its "
+        "last epoch.\n",
         "## Training\n",
         f"{recipe.epochs:,} epochs on {trained_on}; batch size {recipe.batch_size}, Adam at "
         f"{recipe.learning_rate:g}, {recipe.schedule} schedule after {recipe.warmup_steps} steps "
@@ -137,14 +142,14 @@ def card(
         f"{metrics['parameters']:,} parameters.\n",
         f"```bash\npython train.py --preset {name}\n```\n",
         "## Figures\n",
-        *(f"![{report.CAPTIONS[name]}](figures/{name}.png)\n" for name in figures),
+        *(f"![{captions[name]}](figures/{name}.png)\n" for name in figures),
         "## Made with\n",
         f"{versions}; {hardware['cpu']}, {hardware['cores']} cores; commit `{made['commit']}`; "
         f"weights SHA-256 `{made['weights_sha256']}`.\n",
         "## Limits\n",
-        "It models binary images of handwritten digits and nothing else: an image that is none "
-        "is encoded all the same. Likelihoods compare only with figures under the same "
-        "binarization.\n",
+        f"It models binary images of {data.subject} and nothing else: an image that is none "
+        "is encoded all the same. Likelihoods compare only with figures on the same data under "
+        "the same binarization.\n",
     ]
     return "\n".join(lines)
 

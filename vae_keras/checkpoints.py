@@ -1,7 +1,8 @@
 """The state of a training run on disk: written whole, hashed, the last two kept.
 
-A checkpoint is Keras' own weights file, optimizer included, and a JSON file that names its hash.
-The JSON is written last: a checkpoint without it does not exist.
+A checkpoint is Keras' own model file, optimizer included, and a JSON file that names its hash.
+The JSON is written last: a checkpoint without it does not exist. Keras makes a `.keras` file in
+memory; its `save_weights` lets HDF5 write to the disk, which ends the process when that is full.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from pathlib import Path
 
 import keras
 
-from vae_keras import checks, files
+from vae_keras import checks, divergence, files
 from vae_keras.model import VAE
 
 _KEEP = 2
+MAX_EPOCHS = 99_999  # five digits of a checkpoint's name, which sorts by them
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,18 @@ def save(folder: str | os.PathLike[str], model: VAE, progress: Progress) -> None
         folder: of the checkpoints; made when missing.
         model: a compiled model.
         progress: what its weights stand for.
+
+    Raises:
+        divergence.Diverged: when a weight is not finite; nothing is written.
     """
+    held = (*model.variables, *model.optimizer.variables)
+    step = int(keras.ops.convert_to_numpy(model.optimizer.iterations)) - 1
+    divergence.require_finite(held, step)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"epoch-{progress.epoch:05d}-step-{progress.step:07d}"
-    temporary = folder / ".writing.weights.h5"  # Keras insists on the ending
-    weights = folder / f"{name}.weights.h5"
-    model.save_weights(temporary, overwrite=True)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    digest = files.sha256(temporary)
-    os.replace(temporary, weights)
+    with files.staged(folder / f"{name}.keras") as temporary:
+        model.save(temporary)
+        digest = files.sha256(temporary)
     files.write_json(folder / f"{name}.json", asdict(progress) | {"sha256": digest})
     stems = sorted(path.stem for path in folder.glob("epoch-*.json"))
     for path in folder.glob("epoch-*"):
@@ -74,7 +77,7 @@ def restore(folder: str | os.PathLike[str], model: VAE) -> Progress | None:
     Raises:
         checks.InputError: when there are checkpoints and all are damaged.
     """
-    found = newest(folder)
+    found = _newest_sound(folder)
     if found is None:
         return None
     weights, progress = found
@@ -88,7 +91,7 @@ def pack(folder: str | os.PathLike[str]) -> bytes:
     Raises:
         checks.InputError: when there are checkpoints and all are damaged.
     """
-    found = newest(folder)
+    found = _newest_sound(folder)
     if found is None:
         return b""
     weights, progress = found
@@ -101,24 +104,17 @@ def unpack(message: bytes, model: VAE) -> Progress | None:
         return None
     content, _, weights = message.partition(b"\n")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "packed.weights.h5"
+        path = Path(folder) / "packed.keras"
         path.write_bytes(weights)
         model.load_weights(path)
     return Progress(**json.loads(content))
 
 
-def newest(folder: str | os.PathLike[str]) -> tuple[Path, Progress] | None:
-    """Finds the newest sound checkpoint.
-
-    Returns:
-        Its weights file and its progress, or None when the folder holds no checkpoint.
-
-    Raises:
-        checks.InputError: when there are checkpoints and all are damaged.
-    """
+def _newest_sound(folder: str | os.PathLike[str]) -> tuple[Path, Progress] | None:
+    """The weights file and the progress of the newest sound checkpoint."""
     found = sorted(Path(folder).glob("epoch-*.json"), reverse=True)
     for path in found:
-        weights = path.with_suffix(".weights.h5")
+        weights = path.with_suffix(".keras")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if files.sha256(weights) != content.pop("sha256"):
@@ -136,6 +132,11 @@ def newest(folder: str | os.PathLike[str]) -> tuple[Path, Progress] | None:
             "damaged. Restore one of them, or start anew with --overwrite."
         )
     return None
+
+
+def newest(folder: str | os.PathLike[str]) -> str | None:
+    """Returns the newest checkpoint's name, None when there is none."""
+    return max((path.stem for path in Path(folder).glob("epoch-*.json")), default=None)
 
 
 class Checkpointer(keras.callbacks.Callback):
@@ -158,8 +159,8 @@ class Checkpointer(keras.callbacks.Callback):
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
-        self.folder = None if folder is None else Path(folder)
-        self.rows, self.seconds = rows, seconds
+        self.folder, self.rows = None if folder is None else Path(folder), rows
+        self.seconds = checks.positive("seconds", seconds)
         self.progress, self.should_stop = progress, should_stop
         self._epoch, self._saved_at = 0, 0.0
 

@@ -6,7 +6,10 @@ Each check states the rule, what was received and the remedy, in one line.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +62,17 @@ def whole_number(name: str, value: Any, minimum: int, maximum: int | None = None
     return int(value)
 
 
+def sizes(name: str, value: Any, count: int | None = None) -> tuple[int, ...]:
+    """Returns a list of whole numbers >= 1, `count` of them where that is given, as a tuple."""
+    is_sequence = isinstance(value, (list, tuple))
+    if not is_sequence or (count is not None and len(value) != count):
+        raise InputError(
+            f"{name} must be a list of {'' if count is None else f'{count} '}whole numbers >= 1. "
+            f"Received: {value!r}."
+        )
+    return tuple(whole_number(f"each of {name}", number, 1) for number in value)
+
+
 def seed(value: Any) -> int:
     """Returns `value` as a seed in [0, 2^31)."""
     return whole_number("seed", value, 0, MAX_SEED)
@@ -73,11 +87,77 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
+def fraction(name: str, value: Any) -> float:
+    """Returns `value` as a float between 0 and 1, both excluded."""
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not (is_number and 0 < value < 1):
+        raise InputError(f"{name} must lie between 0 and 1. Received: {value!r}.")
+    return float(value)
+
+
+def memory(name: str, count: int, bytes_each: int) -> int:
+    """Returns `count` when that many things of a size fit into the machine's memory."""
+    total = _memory()
+    if count * bytes_each > total:
+        raise InputError(
+            f"{name} must leave a result that fits into {total / 1e9:.0f} GB of memory. Received: "
+            f"{count} of {bytes_each} bytes each. Ask for fewer at a time."
+        )
+    return count
+
+
+def _memory() -> int:
+    """Bytes of the machine's memory; 2^40 where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 40
+
+
 def choice(name: str, value: Any, known: tuple[str, ...] | list[str]) -> str:
     """Returns `value` if it is one of the `known` names."""
     if value not in known:
         raise InputError(f"{name} must be one of: {', '.join(known)}. Received: {value!r}.")
     return value
+
+
+def auto_or(name: str, value: Any, known: Iterable[Any]) -> Any:
+    """Returns `value` when it is "auto" or one of the `known` values of its own type."""
+    if not (value == "auto" or any(value is other for other in known)):
+        raise InputError(
+            f"{name} must be one of: 'auto', {', '.join(map(repr, known))}. Received: {value!r}."
+        )
+    return value
+
+
+def path(name: str, value: Any) -> Path:
+    """Returns a path that a file system could take."""
+    if not isinstance(value, (str, os.PathLike)) or not str(value) or "\0" in str(value):
+        raise InputError(f"{name} must be a path. Received: {value!r}. Name a file or folder.")
+    return Path(value)
+
+
+def writable(name: str, value: Any, folder: bool = False) -> Path:
+    """Returns a path where a file, or a folder of files, can be made; makes nothing.
+
+    Asked before work whose result goes there.
+    """
+    target = path(name, value)
+    kind = "folder" if folder else "file"
+    try:
+        if target.exists() and target.is_dir() != folder:
+            raise OSError("it is a folder" if target.is_dir() else "it is a file")
+        ground = target if folder else target.parent
+        ground = next(place for place in (ground, *ground.absolute().parents) if place.exists())
+        if not (ground.is_dir() and os.access(ground, os.W_OK | os.X_OK)):
+            raise OSError(f"nothing can be made in {ground}")
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"{name} must be a {kind} that can be written. Received: {target} ({reason}). "
+            "Name another."
+        ) from error
+    return target
 
 
 def batch_size(value: Any, num_images: int) -> int:
@@ -155,6 +235,23 @@ def images(x: Any, name: str = "x", shape: tuple[int, int, int] | None = None) -
             "Divide by 255, or pass uint8."
         )
     return x.astype(np.float32, copy=False)
+
+
+def batch_shape(shape: Iterable[int | None], image_shape: tuple[int, ...] | None) -> None:
+    """Refuses a dataset whose batches [N, H, W] or [N, H, W, C] are of another shape."""
+    shape = tuple(shape)
+    if len(shape) not in (3, 4):
+        raise InputError(
+            "a dataset must yield batches [N, H, W] or [N, H, W, C]. "
+            f"Received: shape {shape}. Batch it, or add the missing axis."
+        )
+    size = shape[1:] if len(shape) == 4 else (*shape[1:], 1)
+    expected = size if image_shape is None else image_shape
+    if any(a not in (None, b) for a, b in zip(size, expected, strict=True)):
+        raise InputError(
+            f"the dataset must hold images of shape {tuple(image_shape)}, the model's. "
+            f"Received: {size}. Resize them in the pipeline."
+        )
 
 
 def sample_weight(weight: Any, num_images: int) -> np.ndarray:

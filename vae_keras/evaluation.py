@@ -126,7 +126,7 @@ def estimate_log_likelihood(
         `LogLikelihood`, in nats per image.
 
     Raises:
-        checks.InputError: for pixels other than 0 and 1, NaN, num_samples < 1.
+        checks.InputError: for pixels other than 0 and 1, NaN, counts below 1 or beyond memory.
 
     Example:
         >>> x = data.binarize(x_test, seed=0)
@@ -136,9 +136,12 @@ def estimate_log_likelihood(
         Burda et al. 2016, "Importance weighted autoencoders", equation 8 and section 5.
     """
     images = binary_images(model, x)
-    num_samples = checks.whole_number("num_samples", num_samples, 1)
+    # A sample's index is an int32, and a chunk of them is held with its logits.
+    num_samples = checks.whole_number("num_samples", num_samples, 1, 2**31 - 1)
     chunk = min(checks.whole_number("chunk_size", chunk_size, 1), num_samples)
     batch = min(checks.whole_number("batch_size", batch_size, 1), len(images))
+    checks.memory("chunk_size", chunk, 4 * images[0].size)
+    curve = [checks.whole_number("each k of the curve", k, 1) for k in curve]
     kernel = _log_weight_kernel(model, checks.seed(seed), chunk, batch)
     started = time.perf_counter()
     bar = keras.utils.Progbar(len(images), unit_name="image", verbose=int(verbose))
@@ -187,7 +190,8 @@ def evaluate_elbo(model: VAE, x: Any, num_draws: int = 1, *, seed: int = 0) -> E
         `ElboTerms`, in nats per image.
     """
     num_draws = checks.whole_number("num_draws", num_draws, 1)
-    images = checks.images(x, shape=model.image_shape)
+    images = checks.images(x, shape=_image_shape(model))
+    checks.memory("num_draws", num_draws, 4 * model.latent_dim * min(1000, len(images)))
     if images.dtype == np.uint8:
         images = images.astype(np.float32) / 255.0
     seed = checks.seed(seed)
@@ -197,7 +201,7 @@ def evaluate_elbo(model: VAE, x: Any, num_draws: int = 1, *, seed: int = 0) -> E
         lambda identity: _keyed_noise(model, seed, identity, num_draws, tf.constant(0)),
         autograph=False,
     )
-    bound = tf.function(lambda rows, draws: model.bound(rows, draws)[1], autograph=False)
+    bound = tf.function(model.terms, autograph=False)
     blocks = []
     for start in range(0, len(images), 1000):
         rows = images[start : start + 1000]
@@ -241,6 +245,8 @@ def active_units(model: VAE, x: Any, threshold: float = ACTIVE_THRESHOLD) -> Act
     References:
         Burda et al. 2016, section 5.2.
     """
+    threshold = checks.positive("threshold", threshold)
+    _image_shape(model)
     loc, scale = model.encode(x)
     kl = 0.5 * (loc**2 + scale**2 - 1.0) - np.log(scale)
     return ActiveUnits(loc.var(axis=0), kl.mean(axis=0, dtype=np.float64), threshold)
@@ -253,7 +259,7 @@ def binary_images(model: VAE, x: Any) -> np.ndarray:
         checks.InputError: for any other pixel: a Bernoulli's probability of a grey value is no
             probability, and a figure made of it compares with none.
     """
-    images = checks.images(x, shape=model.image_shape)
+    images = checks.images(x, shape=_image_shape(model))
     top = 255 if images.dtype == np.uint8 else 1.0
     grey = (images != 0) & (images != top)
     if grey.any():
@@ -263,6 +269,16 @@ def binary_images(model: VAE, x: Any) -> np.ndarray:
             "Binarize first: vae_keras.data.binarize(x, seed=0)."
         )
     return (images == top).astype(np.float32)
+
+
+def _image_shape(model: VAE) -> tuple[int, int, int]:
+    if not (isinstance(model, VAE) and model.built):
+        received = "one that saw no images" if isinstance(model, VAE) else f"{model!r}"
+        raise checks.InputError(
+            f"an evaluation needs a VAE with weights. Received: {received}. "
+            "Call fit or build((None, H, W, C)) first."
+        )
+    return model.image_shape
 
 
 def _identity(image: np.ndarray) -> int:
@@ -300,9 +316,7 @@ def _log_weight_kernel(model: VAE, seed: int, chunk: int, batch: int) -> Callabl
         log_q = tf.reduce_sum(
             -0.5 * draws**2 - tf.math.log(scale)[:, tf.newaxis] - 0.5 * math.log(2 * math.pi), -1
         )
-        logits = model.likelihood(tf.reshape(z, [-1, model.latent_dim]))
-        x = tf.repeat(rows, chunk, axis=0)
-        log_likelihood = tf.reshape(logits.log_prob(x), [-1, chunk])
+        log_likelihood = model.likelihood(z).log_prob(rows[:, tf.newaxis])
         return log_likelihood + prior.log_prob(z) - log_q  # [G, S]
 
     @tf.function(jit_compile=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ LARGEST_BATCH = 64  # rows of the larger warm-up requests
 METADATA_FILE = "assets.extra/metadata.json"
 GOLDEN_FILE = "assets.extra/golden.json"
 _GOLDEN_ROWS = 2
+_LARGEST_VERSION = 2**63 - 1  # TF Serving's versions are int64
 
 # What a format's files end in, and the packages that write it beyond this one's own needs.
 _PART_FORMATS = {"onnx": (".onnx", ("tf2onnx", "onnx")), "litert": (".tflite", ())}
@@ -83,15 +86,17 @@ def export_saved_model(
         PosixPath('serving/mnist/1')
     """
     _require_built(model)
-    checks.whole_number("score_samples", score_samples, 1)
-    checks.whole_number("largest_batch", largest_batch, 1)
-    base = Path(base_path)
+    for name, count in (("score_samples", score_samples), ("largest_batch", largest_batch)):
+        checks.memory(name, checks.whole_number(name, count, 1), 4 * math.prod(model.image_shape))
+    base = checks.writable("the base path", base_path, folder=True)
+    if version is not None:
+        checks.whole_number("version", version, 1, _LARGEST_VERSION)
     base.mkdir(parents=True, exist_ok=True)
     if version is None:
         version = 1 + max(
             (int(path.name) for path in base.iterdir() if path.name.isdigit()), default=0
         )
-    target = base / str(checks.whole_number("version", version, 1))
+    target = base / str(version)
     if target.exists() and not overwrite:
         raise checks.InputError(
             f"a served version must not change. Received: version {version}, which {base} already "
@@ -101,9 +106,10 @@ def export_saved_model(
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=base))
     try:
         served = signatures(model, score_samples, validate)
-        _write_saved_model(served, temporary)
-        _write_extras(model, served, temporary, score_samples, largest_batch, validate)
-        _publish(temporary, target)
+        with _refusals(target):
+            _write_saved_model(served, temporary)
+            _write_extras(model, served, temporary, score_samples, largest_batch, validate)
+            _publish(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -153,15 +159,15 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
         "encoder": (model.encoder, encode, "images", model.image_shape),
         "decoder": (model.decoder, decode, "latents", (model.latent_dim,)),
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = checks.writable("folder", folder, folder=True)
     paths = []
     for name, (layer, function, input_name, shape) in parts.items():
         part = _Part(name, layer, function)
         part(tf.zeros((1, *shape)))
         path = folder / (name + suffix)
         spec = tf.TensorSpec([None, *shape], name=input_name)
-        part.export(os.fspath(path), format=format, input_signature=[spec], verbose=False)
+        with _refusals(path), files.staged(path) as temporary:
+            part.export(os.fspath(temporary), format=format, input_signature=[spec], verbose=False)
         paths.append(path)
     return paths[0], paths[1]
 
@@ -197,11 +203,21 @@ class _Part(keras.Model):
 
 
 def _require_built(model: VAE) -> None:
-    if not model.built:
+    if not (isinstance(model, VAE) and model.built):
+        received = "one that saw no images" if isinstance(model, VAE) else repr(model)
         raise checks.InputError(
-            "export needs a model with weights. Received: one that saw no images. "
+            f"export needs a VAE with weights. Received: {received}. "
             "Call fit or build((None, H, W, C)) first."
         )
+
+
+@contextlib.contextmanager
+def _refusals(target: Path) -> Iterator[None]:
+    """Turns TensorFlow's word for what a file system refused into Python's."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(f"{target} could not be written: {error.message}") from error
 
 
 def _write_saved_model(served: dict[str, Signature], folder: Path) -> None:
@@ -284,9 +300,13 @@ def _publish(temporary: Path, target: Path) -> None:
         files.sync_folder(folder)
     if target.exists():
         retired = Path(tempfile.mkdtemp(prefix=".retired-", dir=target.parent))
-        os.replace(target, retired / target.name)
-        os.replace(temporary, target)
-        shutil.rmtree(retired)
+        try:
+            os.replace(target, retired / target.name)
+            os.replace(temporary, target)
+        finally:
+            if not target.exists():
+                os.replace(retired / target.name, target)
+            shutil.rmtree(retired, ignore_errors=True)
     else:
         os.replace(temporary, target)
     files.sync_folder(target.parent)

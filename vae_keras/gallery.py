@@ -18,6 +18,8 @@ PRIOR_TITLES = {
 _PAIRS = ((3, 5), (1, 7), (4, 9), (0, 6), (2, 8))  # digits people confuse, and two they do not
 _STEPS = 11
 _SIDE = 20
+_COLUMNS = 10  # test images shown beside their reconstructions
+MAX_CLASSES = 50  # more are too many for a map
 
 
 def prior_grids(model: VAE, seed: int = 0, count: int = 25) -> dict[str, np.ndarray]:
@@ -36,8 +38,17 @@ def prior_grids(model: VAE, seed: int = 0, count: int = 25) -> dict[str, np.ndar
     }
 
 
+def has_classes(labels: np.ndarray | None) -> bool:
+    """Whether labels name classes to compare: more than one, at most `MAX_CLASSES`."""
+    return labels is not None and 1 < len(np.unique(labels)) <= MAX_CLASSES
+
+
 def test_figures(
-    model: VAE, originals: np.ndarray, images: np.ndarray, labels: np.ndarray
+    model: VAE,
+    originals: np.ndarray,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    ink: bool,
 ) -> Iterator[tuple[str, Figure]]:
     """Draws the figures that need test images, one after the other.
 
@@ -45,13 +56,20 @@ def test_figures(
         model: the model.
         originals: test images as they are, uint8 [N, H, W, C].
         images: the same as the model sees them, float32 [N, H, W, C].
-        labels: their classes [N].
+        labels: their classes [N], or None.
+        ink: as in `figures.grid`.
 
     Yields:
-        Name and figure: "reconstructions", "interpolations", "latent_map", and "manifold" for a
-        two-dimensional latent.
+        Name and figure: "reconstructions", "interpolations" for two images and more, "manifold"
+        for a two-dimensional latent, and "latent_map" where labels are classes.
     """
-    first = [int(np.flatnonzero(labels == name)[0]) for name in np.unique(labels)[:10]]
+    if labels is None:
+        first, names = list(range(min(_COLUMNS, len(images)))), []
+    else:
+        classes = np.unique(labels)[:_COLUMNS]
+        each = _COLUMNS // len(classes)
+        first = [int(row) for name in classes for row in np.flatnonzero(labels == name)[:each]]
+        names = [str(labels[index]) for index in first]
     rows = np.concatenate(
         [originals[first] / 255.0, images[first], model.reconstruct(images[first])]
     )
@@ -63,24 +81,45 @@ def test_figures(
             len(first),
             "Test images and their reconstructions",
             row_labels=("original", "as seen", "reconstruction"),
-            column_labels=[str(labels[index]) for index in first],
+            column_labels=names,
+            ink=ink,
         ),
     )
-    yield "interpolations", _interpolations(model, originals, images, labels)
-    loc = model.encode(images).loc
-    points, axes = project(loc)
+    if pairs := _pairs(labels, len(images)):
+        yield "interpolations", _interpolations(model, originals, images, pairs, ink)
     if model.latent_dim == 2:
-        yield "manifold", figures.grid(manifold(model), _SIDE, _SIDE, "The latent plane, decoded")
-    yield "latent_map", figures.latent_map(points, labels, class_distances(loc, labels), axes)
+        plane = figures.grid(manifold(model), _SIDE, _SIDE, "The latent plane, decoded", ink=ink)
+        yield "manifold", plane
+    if has_classes(labels):
+        loc = model.encode(images).loc
+        points, axes = project(loc)
+        yield "latent_map", figures.latent_map(points, labels, class_distances(loc, labels), axes)
+
+
+def _pairs(labels: np.ndarray | None, count: int) -> list[tuple[int, int, str]]:
+    """Pairs of test images to go between, and what to call them: of two classes where there are."""
+    if labels is None:
+        return [(2 * i, 2 * i + 1, "") for i in range(min(len(_PAIRS), count // 2))]
+    names = np.unique(labels)
+    classes = len(names)
+    neighbours = [(i, (i + 1) % classes) for i in range(min(len(_PAIRS), classes))]
+    pairs = []
+    for a, b in _PAIRS if classes == 10 else neighbours:
+        start = int(np.flatnonzero(labels == names[a])[0])
+        end = int(np.flatnonzero(labels == names[b])[-1])
+        if start != end:
+            pairs.append((start, end, f"{names[a]} to {names[b]}"))
+    return pairs
 
 
 def _interpolations(
-    model: VAE, originals: np.ndarray, images: np.ndarray, labels: np.ndarray
+    model: VAE,
+    originals: np.ndarray,
+    images: np.ndarray,
+    pairs: list[tuple[int, int, str]],
+    ink: bool,
 ) -> Figure:
-    names = np.unique(labels)
-    pairs = [(names[a % len(names)], names[b % len(names)]) for a, b in _PAIRS]
-    start = np.array([np.flatnonzero(labels == a)[0] for a, _ in pairs])
-    end = np.array([np.flatnonzero(labels == b)[-1] for _, b in pairs])
+    start, end = ([pair[i] for pair in pairs] for i in (0, 1))
     lines = model.interpolate(images[start], images[end], _STEPS)
     ends = originals[start, np.newaxis] / 255.0, originals[end, np.newaxis] / 255.0
     rows = np.concatenate([ends[0], lines, ends[1]], axis=1)
@@ -90,8 +129,9 @@ def _interpolations(
         len(pairs),
         _STEPS + 2,
         "Along the straight line between two posterior means",
-        row_labels=[f"{a} to {b}" for a, b in pairs],
+        row_labels=[name for _, _, name in pairs] if pairs[0][2] else (),
         column_labels=["original", *fractions, "original"],
+        ink=ink,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,14 +12,24 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras import checks, data, distributions, noise, presets, replicas
+from vae_keras import (
+    checks,
+    data,
+    distributions,
+    divergence,
+    keras_file,
+    noise,
+    presets,
+    replicas,
+)
 from vae_keras.networks import MLPDecoder, MLPEncoder
-from vae_keras.objectives import ELBO, Terms
+from vae_keras.objectives import ELBO, IWAE, Terms
 
 __all__ = ["VAE", "Posterior"]
 
 _STACK_ROWS = 2000  # rows one compiled call works through: enough to hide its overhead
 _STACK_STEPS = 50
+_STACK_VALUES = _STACK_ROWS * 28 * 28  # and no more pixels: large images would fill the memory
 _BLOCK = 1000  # rows at a time in the methods that take whole data sets
 
 
@@ -42,7 +53,7 @@ class _Draws(NamedTuple):
     """The random numbers of a step, drawn outside of the compiled kernel."""
 
     bits: tf.Tensor  # uint16 [..., N, H, W, C]
-    noise: tf.Tensor  # float32 [..., N, latent_dim]
+    noise: tf.Tensor  # float32 [..., N, num_samples * latent_dim]
 
 
 class _PresetNames:
@@ -73,7 +84,8 @@ class VAE(keras.Model):
         seed: of all noise, integer in [0, 2^31). Default 0.
 
     Raises:
-        checks.InputError: for an unknown binarization or a seed out of range.
+        checks.InputError: for parts that are no layers, an unknown binarization or a seed out of
+            range.
 
     Example:
         >>> vae = VAE()
@@ -90,14 +102,14 @@ class VAE(keras.Model):
         encoder: keras.layers.Layer | None = None,
         decoder: keras.layers.Layer | None = None,
         prior: distributions.StandardNormal | None = None,
-        objective: ELBO | None = None,
+        objective: ELBO | IWAE | None = None,
         binarization: str = "dynamic",
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.encoder = MLPEncoder() if encoder is None else encoder
-        self.decoder = MLPDecoder() if decoder is None else decoder
+        self.encoder = _part("encoder", MLPEncoder() if encoder is None else encoder)
+        self.decoder = _part("decoder", MLPDecoder() if decoder is None else decoder)
         self.prior = distributions.StandardNormal() if prior is None else prior
         self.objective = ELBO() if objective is None else objective
         self.binarization = checks.choice("binarization", binarization, data.BINARIZATIONS)
@@ -108,6 +120,8 @@ class VAE(keras.Model):
             for name in (*Terms._fields, "loss")
         }
         self._test_row = tf.Variable(0, dtype=tf.int64, trainable=False)
+        # What `divergence.fault` says of the first step that went wrong, and the steps until then.
+        self._fault = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
         self._auto_steps = True
         self.steps_to_skip = 0  # of the next `fit`: an earlier run has done them
         self.strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
@@ -138,7 +152,7 @@ class VAE(keras.Model):
             >>> VAE.from_preset("mlp_mnist").sample(25).shape
             (25, 28, 28, 1)
         """
-        model = keras.saving.load_model(presets.weights(name))
+        model = keras_file.load(presets.weights(name))
         model.compile()
         return model
 
@@ -234,17 +248,34 @@ class VAE(keras.Model):
     def likelihood(
         self, latents: tf.Tensor, training: bool = False
     ) -> distributions.tfd.Distribution:
-        """Returns p(x | z) for latents [N, latent_dim], as a TFP distribution."""
-        return distributions.likelihood(self.decoder(latents, training=training))
+        """Returns p(x | z) for latents [..., latent_dim], as a TFP distribution."""
+        logits = self.decoder(tf.reshape(latents, [-1, self.latent_dim]), training=training)
+        shape = tf.concat([tf.shape(latents)[:-1], self.image_shape], axis=0)
+        return distributions.likelihood(tf.reshape(logits, shape))
 
     def bound(
         self, images: tf.Tensor, noise: tf.Tensor, training: bool = False
     ) -> tuple[tf.Tensor, Terms]:
-        """Returns the objective [N] and its `Terms` for float images and noise [N, latent_dim]."""
+        """Returns the objective [N] and its `Terms` for float images.
+
+        Args:
+            images: [N, H, W, C] as the likelihood sees them.
+            noise: standard normal [N, num_samples * latent_dim], with the objective's num_samples.
+            training: whether the networks train. Default False.
+        """
+        return self._bound(self.objective, images, noise, training)
+
+    def terms(self, images: tf.Tensor, noise: tf.Tensor) -> Terms:
+        """Returns the ELBO's `Terms` [N], whatever the objective, for noise [N, latent_dim]."""
+        return self._bound(ELBO(), images, noise, training=False)[1]
+
+    def _bound(
+        self, objective: ELBO | IWAE, images: tf.Tensor, noise: tf.Tensor, training: bool
+    ) -> tuple[tf.Tensor, Terms]:
         posterior = self.posterior(images, training)
         prior = self.prior.distribution(self.latent_dim)
         decode = functools.partial(self.likelihood, training=training)
-        return self.objective(images, posterior, prior, decode, noise)
+        return objective(images, posterior, prior, decode, noise)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Reconstructs images through the posterior mean: no noise, the same answer each time.
@@ -268,7 +299,7 @@ class VAE(keras.Model):
     def _terms(self, images: tf.Tensor, seed: tf.Tensor, row: tf.Tensor) -> Terms:
         rows, stream = tf.shape(images)[0], noise.Stream.TEST_LATENTS
         draws = noise.normal(seed, stream, rows=rows, size=self.latent_dim, row=row)
-        return self.bound(images, draws)[1]
+        return self.terms(images, draws)
 
     def pixels(self, images: tf.Tensor) -> tf.Tensor:
         """Images as the encoder sees them where nothing may be random."""
@@ -311,6 +342,7 @@ class VAE(keras.Model):
         """
         self._require_built("sample")
         n, seed = checks.whole_number("n", n, 1), checks.seed(seed)
+        checks.memory("n", n, 4 * self.latent_dim)
         return noise.normal(seed, noise.Stream.PRIOR, rows=n, size=self.latent_dim).numpy()
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray:
@@ -323,6 +355,8 @@ class VAE(keras.Model):
         Returns:
             Pixel probabilities, float32 [n, H, W, C].
         """
+        self._require_built("sample")
+        checks.memory("n", checks.whole_number("n", n, 1), self._image_bytes())
         return self.decode(self.prior_latents(n, seed))
 
     def interpolate(self, a: Any, b: Any, steps: int = 11) -> np.ndarray:
@@ -342,7 +376,9 @@ class VAE(keras.Model):
                 "interpolate needs as many end as start images. "
                 f"Received: {len(a)} and {len(b)}. Pass pairs."
             )
-        fractions = np.linspace(0.0, 1.0, checks.whole_number("steps", steps, 2), dtype=np.float32)
+        checks.whole_number("steps", steps, 2)
+        checks.memory("steps", len(a) * steps, self._image_bytes())
+        fractions = np.linspace(0.0, 1.0, steps, dtype=np.float32)
         start, end = self.encode(a).loc, self.encode(b).loc
         weight = fractions[np.newaxis, :, np.newaxis]
         line = (1.0 - weight) * start[:, np.newaxis] + weight * end[:, np.newaxis]
@@ -376,6 +412,9 @@ class VAE(keras.Model):
             with self._scope():
                 self.build((None, *images.shape[1:]))
         return images
+
+    def _image_bytes(self) -> int:
+        return 4 * math.prod(self.image_shape)
 
     def _scope(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
@@ -421,7 +460,20 @@ class VAE(keras.Model):
             jit_compile: whether XLA compiles the step; noise is drawn outside either way.
                 "auto" leaves networks with convolutions to oneDNN on a CPU. Default "auto".
             run_eagerly: runs Python for every step, for debugging. Default False.
+
+        Raises:
+            checks.InputError: for an optimizer that Keras does not know, or another value.
         """
+        checks.auto_or("jit_compile", jit_compile, (True, False))
+        if steps_per_execution != "auto":
+            checks.whole_number("steps_per_execution", steps_per_execution, 1)
+        try:
+            optimizer = keras.optimizers.get(optimizer)
+        except (ValueError, TypeError) as error:
+            raise checks.InputError(
+                "optimizer must be a Keras optimizer or its name. "
+                f"Received: {optimizer!r}. Pass 'adam'."
+            ) from error
         if self.strategy is not None and steps_per_execution not in ("auto", 1):
             raise checks.InputError(
                 "a compiled call under a strategy does one batch. "
@@ -481,7 +533,7 @@ class VAE(keras.Model):
         """Ascends the objective on one batch; the noise is keyed by (seed, step, row)."""
         images, weights = self._unpack(batch)
         draws = self._train_draws(tf.shape(images)[0], self.optimizer.iterations)
-        self._track(self._step_kernel(images, weights, draws, training=True))
+        self._track(self._note_fault(self._step_kernel(images, weights, draws, training=True)))
         return self.get_metrics_result()
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
@@ -498,7 +550,7 @@ class VAE(keras.Model):
         first = tf.identity(self.optimizer.iterations)
         draws = [self._train_draws(rows, first + index) for index in range(steps)]
         draws = tf.nest.map_structure(lambda *parts: tf.stack(parts), *draws)
-        self._track(self._stack_kernel(stack, draws, training=True))
+        self._track(self._note_fault(self._stack_kernel(stack, draws, training=True)))
         return self.get_metrics_result()
 
     def _test_stack(self, stack: data.Stack) -> dict[str, tf.Tensor]:
@@ -536,9 +588,8 @@ class VAE(keras.Model):
             bits = data.pixel_bits(self.seed, pixels, shape, **place)
         else:
             bits = tf.zeros(shape, tf.uint16)
-        return _Draws(
-            bits, noise.normal(self.seed, latents, rows=rows, size=self.latent_dim, **place)
-        )
+        size = self.objective.num_samples * self.latent_dim
+        return _Draws(bits, noise.normal(self.seed, latents, rows=rows, size=size, **place))
 
     def _one_step(
         self, images: tf.Tensor, weights: tf.Tensor, draws: _Draws, training: bool
@@ -546,24 +597,28 @@ class VAE(keras.Model):
         """One batch, inside the compiled kernel.
 
         Returns:
-            float64 [5]: the weighted sums of the terms and the loss, then the sum of weights.
+            float64 [6]: the weighted sums of the terms and the loss, the sum of weights, and
+            `divergence.fault`.
         """
         total_weight = tf.reduce_sum(weights)
         with tf.GradientTape() as tape:
             objective, sums = self._weighted_sums(images, weights, draws, training)
             loss = -tf.math.divide_no_nan(objective, total_weight)
+        gradients = []
         if training:
             gradients = tape.gradient(loss, self.trainable_variables)
             self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
-        return tf.cast(tf.stack([*sums, loss * total_weight, total_weight]), tf.float64)
+        fault = divergence.fault([sums.kl, sums.log_likelihood, sums.elbo, loss], gradients)
+        totals = [*sums, loss * total_weight, total_weight, tf.cast(fault, tf.float32)]
+        return tf.cast(tf.stack(totals), tf.float64)
 
     def _weighted_sums(
         self, images: tf.Tensor, weights: tf.Tensor, draws: _Draws, training: bool
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    ) -> tuple[tf.Tensor, Terms]:
         """The weighted sums over a batch: of the objective, and of the terms to report."""
         x = data.to_pixels(images, draws.bits, self.binarization)
         objective, terms = self.bound(x, draws.noise, training)
-        sums = [tf.reduce_sum(weights * tf.stop_gradient(term)) for term in terms]
+        sums = Terms(*(tf.reduce_sum(weights * tf.stop_gradient(term)) for term in terms))
         return tf.reduce_sum(weights * objective), sums
 
     def _many_steps(self, stack: data.Stack, draws: _Draws, training: bool) -> tf.Tensor:
@@ -574,11 +629,28 @@ class VAE(keras.Model):
             images, weights = stack.images[index], stack.weights[index]
             return index + 1, totals + self._one_step(images, weights, step_draws, training)
 
-        start = (tf.constant(0), tf.zeros(len(self._trackers) + 1, tf.float64))
-        return tf.while_loop(lambda index, _: index < stack.steps, body, start)[1]
+        def goes_on(index: tf.Tensor, totals: tf.Tensor) -> tf.Tensor:
+            left = index < stack.steps
+            return left & tf.equal(totals[-1], 0.0) if training else left  # stops at a fault
+
+        start = (tf.constant(0), tf.zeros(len(self._trackers) + 2, tf.float64))
+        return tf.while_loop(goes_on, body, start)[1]
+
+    def _note_fault(self, totals: tf.Tensor) -> tf.Tensor:
+        now = tf.stack(
+            [tf.cast(totals[-1], tf.int64), tf.cast(self.optimizer.iterations, tf.int64)]
+        )
+        self._fault.assign(tf.where(tf.equal(self._fault[0], 0), now, self._fault))
+        return totals
+
+    def _raise_fault(self) -> None:
+        code, steps = tf.convert_to_tensor(self._fault).numpy().tolist()
+        if code:
+            self._fault.assign([0, 0])
+            raise divergence.Diverged(steps - 1, divergence.PLACES[code - 1])
 
     def _track(self, totals: tf.Tensor) -> None:
-        weight = totals[-1]
+        weight = totals[-2]
         for index, tracker in enumerate(self._trackers.values()):
             tracker.update_state(tf.math.divide_no_nan(totals[index], weight), weight)
 
@@ -587,14 +659,9 @@ class VAE(keras.Model):
         images = _as_images(images)
         if not self.built:
             self.build((None, *images.shape[1:]))
-        if images.shape[1:] != self.image_shape:
-            raise checks.InputError(
-                f"the dataset must hold images of shape {self.image_shape}, the model's. "
-                f"Received: {tuple(images.shape[1:])}. Resize them in the pipeline."
-            )
+        checks.batch_shape(images.shape, self.image_shape)
         if images.dtype != tf.uint8:
-            rule = "float images must be finite and lie in [0, 1]: divide by 255, or pass uint8"
-            tf.debugging.Assert(tf.reduce_all((images >= 0.0) & (images <= 1.0)), [rule])
+            tf.debugging.Assert(tf.reduce_all((images >= 0.0) & (images <= 1.0)), [_PIXELS])
         weights = tf.ones(tf.shape(images)[0]) if weights is None else tf.cast(weights, tf.float32)
         return images, weights
 
@@ -630,7 +697,10 @@ class VAE(keras.Model):
 
         def function(iterator: Any) -> Any:
             spec = getattr(iterator, "element_spec", None)
-            return (per_stack if isinstance(spec, data.Stack) else per_batch)(iterator)
+            with _pixel_errors():
+                logs = (per_stack if isinstance(spec, data.Stack) else per_batch)(iterator)
+            self._raise_fault()
+            return logs
 
         return function
 
@@ -681,8 +751,21 @@ class VAE(keras.Model):
 
         Raises:
             checks.InputError: for images, weights or sizes that cannot be right.
+            divergence.Diverged: at the first step whose loss or weights are not finite.
         """
+        checks.whole_number("initial_epoch", initial_epoch, 0)
         checks.whole_number("epochs", epochs, 1)
+        for name, value in (
+            ("batch_size", batch_size),
+            ("steps_per_epoch", steps_per_epoch),
+            ("validation_steps", validation_steps),
+            ("validation_batch_size", validation_batch_size),
+        ):
+            if value is not None:
+                checks.whole_number(name, value, 1)
+        self._require_compiled("fit")
+        if _is_pipeline(validation_data):
+            self._require_pipeline(validation_data)
         callbacks = _flat(callbacks)
         if not any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in callbacks):
             # Keras would append it: first, it has ended its line when others print theirs.
@@ -698,13 +781,14 @@ class VAE(keras.Model):
             "shuffle": False,  # the pipeline has done it
         }
         if _is_pipeline(x):
+            self._require_pipeline(x, batch_size, sample_weight, validation_split)
             self._build_for(x)
             self._set_steps(1)
             if validation_data is not None and not _is_pipeline(validation_data):
-                val_x, _, val_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
+                val_x, _, val_weight = _unpack_arrays(validation_data, None)
                 val_images = self._images(val_x, "validation_data")
                 validation_data = _batches(val_images, val_weight, validation_batch_size or 32)
-            return super().fit(x, validation_data=validation_data, **arguments)
+            return self._fit_finite(x, validation_data=validation_data, **arguments)
 
         x, _, sample_weight = _unpack_arrays(x, sample_weight)
         images = self._images(x)
@@ -713,20 +797,29 @@ class VAE(keras.Model):
             images, weights, validation_data = _split(images, weights, validation_split)
         size = _batch_size(batch_size, len(images))
         steps = -(-len(images) // size)
-        self._set_steps(1 if steps_per_epoch else _stack_size(steps, size))
+        self._set_steps(1 if steps_per_epoch else _stack_size(steps, size, self.image_shape))
         first_epoch = initial_epoch if steps_per_epoch is None else 0
         dataset = self._dataset(
             images, weights, size, self.seed if shuffle else None, first_epoch=first_epoch
         )
         arguments["steps_per_epoch"] = steps_per_epoch or steps
         if validation_data is not None and not _is_pipeline(validation_data):
-            val_x, _, val_weight = keras.utils.unpack_x_y_sample_weight(validation_data)
+            val_x, _, val_weight = _unpack_arrays(validation_data, None)
             val_images = self._images(val_x, "validation_data")
-            val_size = _batch_size(validation_batch_size or size, len(val_images))
+            val_size = _batch_size(
+                validation_batch_size or min(size, len(val_images)), len(val_images)
+            )
             arguments["validation_steps"] = validation_steps or -(-len(val_images) // val_size)
             val_weights = _weights(val_weight, len(val_images))
             validation_data = self._dataset(val_images, val_weights, val_size, None)
-        return super().fit(dataset, validation_data=validation_data, **arguments)
+        return self._fit_finite(dataset, validation_data=validation_data, **arguments)
+
+    def _fit_finite(self, x: tf.data.Dataset, **arguments: Any) -> keras.callbacks.History:
+        """Keras' `fit`, whose last step is looked at, too."""
+        history = super().fit(x, **arguments)
+        steps = int(keras.ops.convert_to_numpy(self.optimizer.iterations))
+        divergence.require_finite(self.variables, steps - 1)
+        return history
 
     def evaluate(
         self,
@@ -751,26 +844,79 @@ class VAE(keras.Model):
             "callbacks": callbacks,
             "return_dict": return_dict,
         }
-        if _is_pipeline(x) or kwargs:  # kwargs: Keras' own call from within fit
-            self._build_for(x)
+        if kwargs:  # Keras' own call from within fit
             return super().evaluate(x, **arguments, **kwargs)
+        self._require_compiled("evaluate")
+        if steps is not None:
+            checks.whole_number("steps", steps, 1)
+        if _is_pipeline(x):
+            self._require_pipeline(x, batch_size, sample_weight)
+            self._build_for(x)
+            return super().evaluate(x, **arguments)
         x, _, sample_weight = _unpack_arrays(x, sample_weight)
         images = self._images(x)
         weights = _weights(sample_weight, len(images))
         size = _batch_size(batch_size, len(images))
         num_steps = -(-len(images) // size)
-        self._set_steps(1 if steps else _stack_size(num_steps, size))
+        self._set_steps(1 if steps else _stack_size(num_steps, size, self.image_shape))
         dataset = self._dataset(images, weights, size, None)
         arguments["steps"] = steps or num_steps
         return super().evaluate(dataset, **arguments)
 
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> np.ndarray:
         """Returns pixel probabilities [N, H, W, C] through the posterior mean, as `call` does."""
-        if not _is_pipeline(x):
+        if _is_pipeline(x):
+            self._require_pipeline(x, batch_size)
+        else:
             x = _unpack_arrays(x, None)[0]
             x = self._images(x)
             batch_size = _batch_size(batch_size, len(x))
-        return super().predict(x, batch_size=batch_size, **kwargs)
+        with _pixel_errors():
+            return super().predict(x, batch_size=batch_size, **kwargs)
+
+    def predict_step(self, batch: Any) -> tf.Tensor:
+        """Reconstructs one batch."""
+        return self(self._unpack(batch)[0])
+
+    def _require_compiled(self, method: str) -> None:
+        if not self.compiled:
+            raise checks.InputError(
+                f"{method} needs an optimizer and its metrics. Received: a model that is not "
+                "compiled. Call compile() first."
+            )
+
+    def _require_pipeline(
+        self,
+        dataset: Any,
+        batch_size: int | None = None,
+        sample_weight: Any = None,
+        validation_split: float = 0.0,
+    ) -> None:
+        """Refuses a dataset of other things than batches of images, and what only arrays take."""
+        given = {
+            "batch_size": batch_size is not None,
+            "sample_weight": sample_weight is not None,
+            "validation_split": bool(validation_split),
+        }
+        for name in (name for name, is_given in given.items() if is_given):
+            raise checks.InputError(
+                f"{name} goes with arrays. Received: {name} beside a dataset. "
+                "Leave it out, and prepare the dataset so."
+            )
+        spec = getattr(dataset, "element_spec", None)
+        while isinstance(spec, (tuple, list)) and not hasattr(spec, "_fields") and spec:
+            spec = spec[0]
+        if spec is None:
+            return
+        if not isinstance(spec, tf.TensorSpec) or not (
+            spec.dtype.is_floating or spec.dtype == tf.uint8
+        ):
+            raise checks.InputError(
+                "a dataset must yield batches of images, uint8 or float, or (images, ...). "
+                f"Received: {spec}. Map it to that."
+            )
+        if spec.shape.rank is not None:
+            checks.batch_shape(spec.shape, self.image_shape if self.built else None)
 
     def _set_steps(self, stack_size: int) -> None:
         if self.compiled and self._auto_steps:
@@ -795,6 +941,30 @@ class VAE(keras.Model):
 
 
 # ------------------------------------------------------------------------------------ helpers
+
+
+_PIXELS = "float pixels of a dataset must be finite and lie in [0, 1]"
+
+
+@contextlib.contextmanager
+def _pixel_errors() -> Iterator[None]:
+    """Gives the graph's word on a dataset's pixels in our own."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        if _PIXELS not in str(error):
+            raise
+        raise checks.InputError(
+            f"{_PIXELS}. Received: others in a batch. Divide by 255, or pass uint8."
+        ) from error
+
+
+def _part(name: str, part: Any) -> keras.layers.Layer:
+    if not isinstance(part, keras.layers.Layer):
+        raise checks.InputError(
+            f"the {name} must be a Keras layer or model. Received: {part!r}. Pass an instance."
+        )
+    return part
 
 
 def _as_images(images: Any) -> tf.Tensor:
@@ -824,7 +994,13 @@ def _is_pipeline(x: Any) -> bool:
 
 
 def _flat(callbacks: Any) -> list[keras.callbacks.Callback]:
-    return [callback for callback in keras.tree.flatten(callbacks) if callback is not None]
+    flat = [callback for callback in keras.tree.flatten(callbacks) if callback is not None]
+    for callback in flat:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise checks.InputError(
+                f"callbacks must be Keras callbacks. Received: {callback!r}. Pass instances."
+            )
+    return flat
 
 
 def _is_conv(layer: keras.layers.Layer) -> bool:
@@ -834,6 +1010,11 @@ def _is_conv(layer: keras.layers.Layer) -> bool:
 def _unpack_arrays(x: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
     """Accepts x, (x,), (x, y) and (x, y, sample_weight), as Keras does for datasets."""
     if isinstance(x, tuple):
+        if not 1 <= len(x) <= 3:
+            raise checks.InputError(
+                "data must be images, (images, labels) or (images, labels, sample_weight). "
+                f"Received: a tuple of {len(x)}. Name the arrays in that order."
+            )
         x, y, inner = keras.utils.unpack_x_y_sample_weight(x)
         return x, y, inner if sample_weight is None else sample_weight
     return x, None, sample_weight
@@ -849,10 +1030,11 @@ def _batch_size(value: int | None, num: int) -> int:
     return min(32, num) if value is None else checks.batch_size(value, num)
 
 
-def _stack_size(steps: int, batch_size: int) -> int:
+def _stack_size(steps: int, batch_size: int, image_shape: tuple[int, ...]) -> int:
     """Batches a compiled call: about _STACK_ROWS images, a divisor of the epoch's steps if any
     is near, so that the progress bar ends where the epoch does."""
-    target = max(1, min(steps, _STACK_STEPS, _STACK_ROWS // batch_size))
+    rows = min(_STACK_ROWS, _STACK_VALUES // math.prod(image_shape))
+    target = max(1, min(steps, _STACK_STEPS, rows // batch_size))
     divisor = max(size for size in range(1, target + 1) if steps % size == 0)
     return divisor if 2 * divisor >= target else target
 
@@ -860,8 +1042,7 @@ def _stack_size(steps: int, batch_size: int) -> int:
 def _split(
     images: np.ndarray, weights: np.ndarray, fraction: float
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, None, np.ndarray]]:
-    if not 0.0 < fraction < 1.0:
-        raise checks.InputError(f"validation_split must lie between 0 and 1. Received: {fraction}.")
+    checks.fraction("validation_split", fraction)
     kept = int(len(images) * (1.0 - fraction))
     if kept == 0 or kept == len(images):
         raise checks.InputError(

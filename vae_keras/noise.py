@@ -28,6 +28,7 @@ class Stream(enum.IntEnum):
     PRIOR = 4
     IMPORTANCE = 5
     UNIFORM = 6
+    SPLIT = 7
 
 
 def normal(

@@ -16,7 +16,12 @@ SCHEDULES = ("cosine", "constant")
 
 @dataclass(frozen=True)
 class Part:
-    """A network by its class name in `vae_keras.networks` and its arguments."""
+    """A network of `vae_keras.networks` or an objective of `vae_keras.objectives`, by its class.
+
+    Attributes:
+        name: of the class.
+        arguments: of its constructor. Default none.
+    """
 
     name: str
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -32,11 +37,14 @@ class Recipe:
         epochs: passes over the training images.
         batch_size: images a step.
         learning_rate: Adam's, at its highest.
+        objective: what training maximises. Default the ELBO.
+        start_from: the preset whose weights training starts from, or "" for fresh ones. Default "".
         schedule: "cosine" falls to 0 with the last step, "constant" stays. Default "cosine".
         warmup_steps: steps of linear rise before. Default 0.
         binarization: "dynamic", "threshold" or "none". Default "dynamic".
         validation: how many of the last training images are held out. Default 10000.
         seed: of weights, order and noise. Default 0.
+        data: name of the data set. Default "mnist".
     """
 
     description: str
@@ -45,11 +53,14 @@ class Recipe:
     epochs: int
     batch_size: int
     learning_rate: float
+    objective: Part = dataclasses.field(default_factory=lambda: Part("ELBO"))
+    start_from: str = ""
     schedule: str = "cosine"
     warmup_steps: int = 0
     binarization: str = "dynamic"
     validation: int = 10000
     seed: int = 0
+    data: str = "mnist"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the recipe as JSON-ready values."""
@@ -66,10 +77,10 @@ class Recipe:
         if unknown := sorted(set(values) - known):
             raise checks.InputError(f"a recipe has no field {unknown[0]!r}. Received: {unknown}.")
         values = dict(values)
-        for part in ("encoder", "decoder"):
-            if part in values:
-                values[part] = Part(**values[part])
         try:
+            for part in ("encoder", "decoder", "objective"):
+                if part in values:
+                    values[part] = Part(**values[part])
             return cls(**values)
         except TypeError as error:
             raise checks.InputError(f"a recipe needs every field. Received: {error}.") from error
@@ -94,7 +105,7 @@ def load_recipe(name: str) -> Recipe:
         checks.InputError: for a name that is not in the zoo; lists those that are.
     """
     checks.choice("preset", name, names())
-    return Recipe.from_dict(json.loads((folder() / name / "recipe.json").read_text("utf-8")))
+    return Recipe.from_dict(_read(name, "recipe.json"))
 
 
 def weights(name: str) -> Path:
@@ -110,7 +121,14 @@ def weights(name: str) -> Path:
             f"a preset needs its weights. Received: {name}, which has a recipe alone. "
             f"Train it: python train.py --preset {name}"
         )
-    found, expected = files.sha256(path), load_metrics(name)["provenance"]["weights_sha256"]
+    try:
+        expected = str(load_metrics(name)["provenance"]["weights_sha256"])
+    except (KeyError, TypeError) as error:
+        raise checks.InputError(
+            "a preset's metrics.json must hold the SHA-256 of its weights. "
+            f"Received: {name}'s without it. Install the package again."
+        ) from error
+    found = files.sha256(path)
     if found != expected:
         raise checks.InputError(
             f"a preset's weights must have the hash in its metrics.json. Received: {path} with "
@@ -122,4 +140,18 @@ def weights(name: str) -> Path:
 def load_metrics(name: str) -> dict[str, Any]:
     """Reads a preset's `metrics.json`."""
     checks.choice("preset", name, names())
-    return json.loads((folder() / name / "metrics.json").read_text(encoding="utf-8"))
+    return _read(name, "metrics.json")
+
+
+def _read(name: str, file_name: str) -> dict[str, Any]:
+    path = folder() / name / file_name
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise checks.InputError(
+            f"a preset needs a sound {file_name}. Received: {path} ({error}). "
+            "Install the package again."
+        ) from error
+    return values

@@ -19,7 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras import checks, data
+from vae_keras import checks, data, divergence
+from vae_keras.objectives import Terms
 
 
 class GlobalMean(keras.metrics.Mean):
@@ -106,9 +107,12 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
         mine = tf.concat([[wants_stop], kernel(share.images, share.weights, draws)], axis=0)
         # The one message of a step.
         stops, totals, gradient = tf.split(context.all_reduce("sum", mine), [1, num_totals, -1])
+        *sums, loss, _ = tf.unstack(totals)
+        sums = Terms(*sums)
+        fault = divergence.fault([sums.kl, sums.log_likelihood, sums.elbo, loss], [gradient])
         if training:
             _ascend(model, tf.math.divide_no_nan(gradient, totals[-1]))
-        return stops[0], totals, share.batch
+        return stops[0], tf.concat([totals, [tf.cast(fault, tf.float32)]], axis=0), share.batch
 
     def global_step(iterator: Any, wants_stop: tf.Tensor) -> tuple[dict[str, Any], tf.Tensor]:
         strategy = model.strategy
@@ -119,7 +123,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
             stops, totals, rows = (strategy.experimental_local_results(r)[0] for r in results)
             if not training:
                 model._next_test_row(rows)
-            model._track(tf.cast(totals, tf.float64))
+            model._track(model._note_fault(tf.cast(totals, tf.float64)))
             return model.get_metrics_result(), stops
 
     if not model.run_eagerly:
@@ -133,6 +137,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
             )
         wants_stop = training and model.wants_stop()
         logs, stops = global_step(iterator, tf.constant(float(wants_stop)))
+        model._raise_fault()
         if training:
             model.all_stop = bool(stops > 0)
         return logs

@@ -25,14 +25,19 @@ CAPTIONS = {
     "prior": "Images decoded from 25 draws of the prior N(0, I), the same draws in each picture.",
     "uniform": "Images decoded from 25 uniform draws on [-√3, √3], of the same mean and variance.",
     "samples": "Images decoded from 25 draws of the prior N(0, I).",
-    "reconstructions": "One test image of each digit: the original, the binary image that the "
-    "model sees, and its reconstruction through the posterior mean.",
+    "reconstructions": "Test images, of each class where there are classes: the original, what the "
+    "model sees, and the reconstruction through the posterior mean.",
     "interpolations": "Eleven steps along the straight line between the posterior means of two "
     "test images, the originals at both ends.",
     "manifold": "Images decoded over the two-dimensional latent space, at the prior's quantiles.",
     "latent_map": "Posterior means of the test images in two dimensions, and the distances "
     "between the classes' means in all of them.",
 }
+
+
+def captions(data: str) -> dict[str, str]:
+    """Returns the figures' captions; the report's values stand beside MNIST's alone."""
+    return CAPTIONS if data == "mnist" else CAPTIONS | {"elbo": "The ELBO after each epoch."}
 
 
 def provenance(data_sha256: str) -> dict[str, Any]:
@@ -107,8 +112,10 @@ def page(
     Returns:
         HTML text.
     """
+    data = config.get("data", "mnist")
     paths = sorted(figures_folder.glob("*.png"), key=_rank)
-    shown = "".join(_figure(path) for path in paths)
+    shown = "".join(_figure(path, captions(data)) for path in paths)
+    epochs = _epoch_rows(rows, figures.REPORT_ELBO if data == "mnist" else ())
     head = f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
@@ -121,7 +128,7 @@ def page(
         "<h2>Figures</h2>",
         shown,
         "<h2>The ELBO of each epoch</h2>",
-        _table(("epoch", "the report", *_CURVE), _epoch_rows(rows)),
+        _table(("epoch", *(("the report",) if data == "mnist" else ()), *_CURVE), epochs),
         _neighbours(metrics.get("latent_classes", {})),
         "<h2>Configuration</h2>",
         _table(("field", "value"), _flatten(config)),
@@ -155,9 +162,9 @@ def _rank(path: Path) -> tuple[int, str]:
     return (names.index(kind) if kind in names else len(names), path.name)
 
 
-def _figure(path: Path) -> str:
+def _figure(path: Path, texts: Mapping[str, str]) -> str:
     kind = path.stem.split("_epoch_")[0]
-    caption = html.escape(CAPTIONS.get(kind, path.stem))
+    caption = html.escape(texts.get(kind, path.stem))
     image = base64.b64encode(path.read_bytes()).decode()
     pair = ' class="pair"' if kind in ("prior", "uniform") else ""
     picture = f'<img src="data:image/png;base64,{image}" alt="{caption}">'
@@ -197,13 +204,14 @@ def _metric_row(entry: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _epoch_rows(rows: Sequence[Mapping[str, str]]) -> list[list[str]]:
-    """The run's epochs beside the report's, also those that only one of the two has."""
-    report = {str(epoch): f"{value:.3f}" for epoch, value in enumerate(figures.REPORT_ELBO)}
-    run = {row["epoch"]: [_rounded(row[name]) for name in _CURVE] for row in rows}
-    epochs = sorted({*report, *run}, key=int)
-    blank = [""] * len(_CURVE)
-    return [[epoch, report.get(epoch, ""), *run.get(epoch, blank)] for epoch in epochs]
+def _epoch_rows(rows: Sequence[Mapping[str, str]], report: Sequence[float]) -> list[list[str]]:
+    """The run's epochs, beside the report's where there are any: also those of one of the two."""
+    run = {int(row["epoch"]): [_rounded(row[name]) for name in _CURVE] for row in rows}
+    table = []
+    for epoch in sorted({*range(len(report)), *run}):
+        beside = [f"{report[epoch]:.3f}" if epoch < len(report) else ""] if report else []
+        table.append([str(epoch), *beside, *run.get(epoch, [""] * len(_CURVE))])
+    return table
 
 
 def _rounded(value: str) -> str:

@@ -80,7 +80,7 @@ def signatures(model: VAE, score_samples: int, validate: bool) -> dict[str, Sign
     def score(images: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = check.unit("images", images, model.image_shape)
         rows, seeds = check.same_rows("images and seeds", rows, check.seeds(seeds))
-        _, terms = model.bound(rows, _row_noise(seeds, noise.Stream.TEST_LATENTS, size))
+        terms = model.terms(rows, _row_noise(seeds, noise.Stream.TEST_LATENTS, size))
         return {**terms._asdict(), "log_marginal": _log_marginal(model, rows, seeds, score_samples)}
 
     return {

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import keras
@@ -23,12 +23,16 @@ from vae_keras import (
     checks,
     cluster,
     data,
+    datasets,
+    divergence,
     evaluation,
     export,
     figures,
     files,
     gallery,
     networks,
+    objectives,
+    own_images,
     presets,
     report,
 )
@@ -36,6 +40,9 @@ from vae_keras.model import VAE
 
 _FIGURE_EPOCHS = (20, 30)
 _ELBO_DRAWS = 10
+# Own data: one training image in so many is held out, and an epoch has so many steps where there
+# are images enough for batches of this size.
+_OWN_VALIDATION_SHARE, _OWN_STEPS, _OWN_BATCH = 10, 100, 10
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,11 @@ class TrainConfig:
     Attributes:
         preset: name of a recipe in the zoo. Default "mlp_mnist".
         epochs, batch_size, learning_rate, seed, validation, binarization: in the recipe's place.
-        workdir: the run folder. Default `runs/<preset>`.
-        data: "mnist". Default "mnist".
+        workdir: the run folder. Default `runs/<preset>`, or `runs/<preset>-<data>` for other data
+            than the preset's.
+        data: a name in `datasets.KNOWN`, or a path as `own_images.load` takes it; batch size and
+            validation images are then sized by the data where they are not given.
+        image_size: "H" or "HxW" to scale own images to. Default: as they are.
         strategy: "none", "mirrored" or "multi_worker", see `cluster.join`; the batch size is the
             global one, and the result the same up to float error. Default "none".
         overwrite: whether a folder that holds another run is emptied. Default False.
@@ -58,7 +68,8 @@ class TrainConfig:
     learning_rate: float | None = None
     seed: int | None = None
     workdir: str | os.PathLike[str] | None = None
-    data: str = "mnist"
+    data: str | None = None
+    image_size: str | None = None
     validation: int | None = None
     binarization: str | None = None
     strategy: str = "none"
@@ -77,7 +88,7 @@ class TrainConfig:
             if getattr(self, field.name, None) is not None
         }
         recipe = dataclasses.replace(recipe, **given)
-        checks.whole_number("epochs", recipe.epochs, 1)
+        checks.whole_number("epochs", recipe.epochs, 1, checkpoints.MAX_EPOCHS)
         checks.whole_number("batch_size", recipe.batch_size, 1)
         checks.positive("learning_rate", recipe.learning_rate)
         checks.seed(recipe.seed)
@@ -88,7 +99,12 @@ class TrainConfig:
 
     def folder(self) -> Path:
         """Returns the run folder."""
-        return Path("runs") / self.preset if self.workdir is None else Path(self.workdir)
+        if self.workdir is not None:
+            return checks.path("workdir", self.workdir)
+        if self.data in (None, presets.load_recipe(self.preset).data):
+            return Path("runs") / self.preset
+        name = self.data if self.data in datasets.KNOWN else own_images.name(self.data)
+        return Path("runs") / f"{self.preset}-{name}"
 
 
 def train(config: TrainConfig) -> Path:
@@ -106,28 +122,39 @@ def train(config: TrainConfig) -> Path:
     Raises:
         checks.InputError: for a configuration that cannot be right; nothing is written.
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
+        divergence.Diverged: when the loss is no longer finite; names the last checkpoint.
         cluster.WorkerLost: when another worker ended; its place is in the chief's checkpoint.
 
     Example:
         >>> train(TrainConfig(preset="mlp_mnist", epochs=2, workdir="runs/short"))
     """
     recipe, folder = config.recipe(), config.folder()
-    wanted = {"preset": config.preset, "data": config.data} | recipe.to_dict()
     team = cluster.join(config.strategy)
     with _Signals() as signals, team.watched():
+        if team.is_chief:
+            print("Loading training data...", flush=True)
+        dataset = load_data(recipe.data, config.image_size)
+        images = dataset.images
+        recipe = _sized(recipe, config, dataset)
+        wanted = {"preset": config.preset} | recipe.to_dict()
+        if dataset.own:
+            wanted["own_data"] = dict(dataset.identity)
         if _is_complete(team, folder, wanted, config.overwrite):
             return folder
-        images = load_images(config.data)
         _check_sizes(recipe, len(images.x_train))
+        if team.is_chief:
+            _announce(recipe, dataset)
         team.on_chief(lambda: _claim(folder, wanted, config.overwrite))
         with team.scope():
             model = build_model(recipe, images.x_train.shape[1:], len(images.x_train))
         try:
-            _fit(model, recipe, images, folder, signals, team)
-            team.on_chief(lambda: _finish(model, recipe, config, images, folder, signals))
+            _fit(model, recipe, dataset, folder, signals, team)
+            team.on_chief(lambda: _finish(model, recipe, config, dataset, folder, signals))
         except checkpoints.Stopped as stopped:
             # Without a signal of its own, this worker stopped for another's.
             raise Interrupted(signals.received or signal.SIGTERM, folder, str(stopped)) from None
+        except divergence.Diverged as error:
+            raise divergence.Diverged(error.step, error.place, _remedy(folder)) from error
     return folder
 
 
@@ -145,10 +172,31 @@ class Interrupted(Exception):
         self.signal = number
 
 
-def load_images(name: str) -> data.Images:
-    """Loads the data set called `name`."""
-    checks.choice("data", name, ("mnist",))
-    return data.load_mnist()
+def _remedy(folder: Path) -> str:
+    good = checkpoints.newest(folder / "checkpoints")
+    return (
+        "There is no checkpoint yet" if good is None else f"The last good checkpoint: {good}"
+    ) + f" in {folder / 'checkpoints'}. Lower --learning-rate and pass another --workdir."
+
+
+def load_data(name: str, image_size: str | None = None) -> datasets.DataSet:
+    """Loads the data set called `name`, or the user's own at that path.
+
+    Args:
+        name: one of `datasets.KNOWN`, or a path.
+        image_size: as in `own_images.load`; own images alone are scaled. Default None.
+
+    Raises:
+        checks.InputError: for data that cannot be had or read.
+    """
+    if name not in datasets.KNOWN:
+        return own_images.load(name, image_size)
+    if image_size is not None:
+        raise checks.InputError(
+            f"image_size scales your own images. Received: {image_size!r} for {name}. "
+            "Leave it out, or name a folder."
+        )
+    return datasets.load(name)
 
 
 def build_model(recipe: presets.Recipe, image_shape: tuple[int, ...], num_images: int) -> VAE:
@@ -162,23 +210,36 @@ def build_model(recipe: presets.Recipe, image_shape: tuple[int, ...], num_images
     Returns:
         A compiled `VAE` whose optimizer is built.
     """
-    encoder = _part(recipe.encoder, seed=recipe.seed)
-    decoder = _part(recipe.decoder, seed=recipe.seed, image_shape=image_shape)
-    model = VAE(encoder, decoder, binarization=recipe.binarization, seed=recipe.seed)
+    model = VAE(
+        _part(networks, recipe.encoder, seed=recipe.seed),
+        _part(networks, recipe.decoder, seed=recipe.seed, image_shape=image_shape),
+        objective=_part(objectives, recipe.objective),
+        binarization=recipe.binarization,
+        seed=recipe.seed,
+    )
+    if recipe.start_from:
+        model.set_weights(VAE.from_preset(recipe.start_from).get_weights())
     steps = -(-(num_images - recipe.validation) // recipe.batch_size) * recipe.epochs
     model.compile(keras.optimizers.Adam(_schedule(recipe, steps)))
     model.optimizer.build(model.trainable_variables)
     return model
 
 
-def _part(part: presets.Part, **arguments: Any) -> keras.layers.Layer:
+def _part(module: ModuleType, part: presets.Part, **arguments: Any) -> Any:
     kinds = {
         name: kind
-        for name, kind in vars(networks).items()
-        if isinstance(kind, type) and not name.startswith("_")
+        for name, kind in vars(module).items()
+        if not name.startswith("_") and hasattr(kind, "from_config")
     }
-    checks.choice("network", part.name, tuple(kinds))
-    return kinds[part.name](**{**part.arguments, **arguments})
+    checks.choice(module.__name__.rpartition(".")[2].removesuffix("s"), part.name, tuple(kinds))
+    try:
+        return kinds[part.name](**{**part.arguments, **arguments})
+    except checks.InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise checks.InputError(
+            f"a recipe's {part.name} takes that class's arguments. Received: {error}."
+        ) from error
 
 
 def _schedule(recipe: presets.Recipe, steps: int) -> float | Any:
@@ -199,35 +260,66 @@ def _schedule(recipe: presets.Recipe, steps: int) -> float | Any:
 def _is_complete(
     team: cluster.Cluster, folder: Path, wanted: dict[str, Any], overwrite: bool
 ) -> bool:
-    """Whether the chief's folder holds this run, finished; refuses a folder or run of another."""
+    """Whether the chief's folder holds this run, finished; refuses another run's folder."""
 
     def look() -> bytes:
         _check_folder(folder, wanted, overwrite)
         complete = not overwrite and (folder / "report.html").exists()
         if complete:
             print(f"{folder} is complete. To train it anew, pass --overwrite.")
-        else:
-            print("Loading training data...", flush=True)
-        return json.dumps({"wanted": wanted, "complete": complete}).encode()
+        return json.dumps([complete, wanted]).encode()
 
-    seen = json.loads(team.on_chief(look))
-    if seen["wanted"] != wanted:
+    complete, chiefs = json.loads(team.on_chief(look))
+    if chiefs != json.loads(json.dumps(wanted)):
         raise checks.InputError(
-            "all workers must train the same configuration. Received: another one than the "
-            "chief's. Start every worker with the same command."
+            "all workers must train the same configuration on the same data. Received: another "
+            "one than the chief's. Start every worker with the same command."
         )
-    return seen["complete"]
+    return complete
+
+
+def _sized(
+    recipe: presets.Recipe, config: TrainConfig, dataset: datasets.DataSet
+) -> presets.Recipe:
+    """The recipe for this data: what the preset sized for its own and the user did not give."""
+    if dataset.name == presets.load_recipe(config.preset).data:
+        return recipe
+    recipe = dataclasses.replace(
+        recipe,
+        data=dataset.name,
+        description=f"The networks of {config.preset}, trained on {dataset.name}",
+    )
+    if not dataset.own:
+        return recipe
+    rows = len(dataset.images.x_train)
+    held = rows // _OWN_VALIDATION_SHARE if config.validation is None else recipe.validation
+    batch = min(
+        max((rows - held) // _OWN_STEPS, _OWN_BATCH), recipe.batch_size, max(rows - held, 1)
+    )
+    if config.batch_size is not None:
+        batch = config.batch_size
+    return dataclasses.replace(recipe, validation=held, batch_size=batch)
+
+
+def _announce(recipe: presets.Recipe, dataset: datasets.DataSet) -> None:
+    """Says what was found and what is done with it."""
+    kept = len(dataset.images.x_train) - recipe.validation
+    print("\n".join(datasets.describe(dataset)))
+    print(
+        f"Training on {kept:,} images, {recipe.validation:,} held out for validation: "
+        f"{recipe.epochs:,} epochs of {-(-kept // recipe.batch_size):,} steps, "
+        f"{recipe.batch_size} images a step.",
+        flush=True,
+    )
 
 
 def _check_folder(folder: Path, wanted: dict[str, Any], overwrite: bool) -> None:
     """Refuses a folder that is not this configuration's; reads only."""
+    checks.writable("workdir", folder, folder=True)
     try:
         held = _held(folder)
         others = held is None and folder.exists() and any(folder.iterdir())
-        ground = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not (ground.is_dir() and os.access(ground, os.W_OK)):
-            raise NotADirectoryError(f"no folder can be made in {ground}")
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unusable(folder, error) from error
     if others:
         raise checks.InputError(
@@ -246,6 +338,7 @@ def _claim(folder: Path, wanted: dict[str, Any], overwrite: bool) -> None:
     """Makes the folder this configuration's; one that went through `_check_folder`."""
     try:
         if _held(folder) is not None:
+            files.sweep(folder)
             if not overwrite:
                 return
             _empty(folder)
@@ -256,7 +349,12 @@ def _claim(folder: Path, wanted: dict[str, Any], overwrite: bool) -> None:
 
 def _held(folder: Path) -> dict[str, Any] | None:
     path = folder / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(held, dict):
+        raise ValueError("its config.json is no JSON object")
+    return held
 
 
 def _unusable(folder: Path, error: Exception) -> checks.InputError:
@@ -288,11 +386,12 @@ def _check_sizes(recipe: presets.Recipe, num_images: int) -> None:
 def _fit(
     model: VAE,
     recipe: presets.Recipe,
-    images: data.Images,
+    dataset: datasets.DataSet,
     folder: Path,
     signals: _Signals,
     team: cluster.Cluster,
 ) -> None:
+    images = dataset.images
     progress = _restore(model, folder / "checkpoints", team)
     csv_path = folder / "elbo.csv"
     if progress is not None:
@@ -319,6 +418,7 @@ def _fit(
         folder / "figures",
         epochs={min(epoch, recipe.epochs) for epoch in (*_FIGURE_EPOCHS, recipe.epochs)},
         titles=gallery.PRIOR_TITLES,
+        ink=dataset.ink,
     )
     model.fit(
         images.x_train[:train_rows],
@@ -343,12 +443,13 @@ def _finish(
     model: VAE,
     recipe: presets.Recipe,
     config: TrainConfig,
-    images: data.Images,
+    dataset: datasets.DataSet,
     folder: Path,
     signals: _Signals,
 ) -> None:
     """Writes everything that follows from the weights; done again as a whole if cut short."""
     model = _bare(model)  # of its strategy, too: the chief works alone from here on
+    images = dataset.images
     test = data.binarize(images.x_test, recipe.seed, recipe.binarization)
     rows = callbacks.read_elbo_csv(folder / "elbo.csv")
     signals.check("before the export")
@@ -359,22 +460,28 @@ def _finish(
     curve = figures.elbo_curve(
         [float(row["elbo"]) for row in rows],
         [float(row["val_elbo"]) for row in rows if row["val_elbo"]],
+        report=recipe.data == "mnist",
     )
     figures.save(curve, folder / "figures" / "elbo.png")
-    for name, figure in gallery.test_figures(model, images.x_test, test, images.y_test):
+    for name, figure in gallery.test_figures(
+        model, images.x_test, test, images.y_test, dataset.ink
+    ):
         figures.save(figure, folder / "figures" / f"{name}.png")
         signals.check("between two figures")
 
     metrics = {
         "preset": config.preset,
         "parameters": model.count_params(),
-        "provenance": report.provenance(data.fingerprint(images.x_test)),
+        "provenance": report.provenance(datasets.fingerprint(images.x_test)),
         "metrics": measure(model, test, recipe),
         "latent_classes": latent_classes(model, test, images.y_test),
     }
     files.write_json(folder / "metrics.json", metrics)
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    page = report.page(f"Run of {config.preset}", settings, rows, metrics, folder / "figures")
+    other = "" if recipe.data == presets.load_recipe(config.preset).data else f" on {recipe.data}"
+    page = report.page(
+        f"Run of {config.preset}{other}", settings, rows, metrics, folder / "figures"
+    )
     files.write_text(folder / "report.html", page)
     elbo = next(entry for entry in metrics["metrics"] if entry["name"] == "elbo")
     print(f"Test ELBO: {elbo['value']:.3f} nats per image. The report: {folder / 'report.html'}")
@@ -414,8 +521,13 @@ def measure(model: VAE, test: np.ndarray, recipe: presets.Recipe) -> list[dict[s
     return entries
 
 
-def latent_classes(model: VAE, test: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Returns the distances between class means, and each class's others from the nearest on."""
+def latent_classes(model: VAE, test: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
+    """Returns the distances between class means, and each class's others from the nearest on.
+
+    Without classes to compare, see `gallery.has_classes`, it returns nothing.
+    """
+    if not gallery.has_classes(labels):
+        return {}
     names = np.unique(labels)
     distances = gallery.class_distances(model.encode(test).loc, labels)
     return {
@@ -427,12 +539,8 @@ def latent_classes(model: VAE, test: np.ndarray, labels: np.ndarray) -> dict[str
 
 def save_weights(model: VAE, path: Path) -> None:
     """Writes weights and configuration as a `.keras` file, without optimizer state."""
-    bare = _bare(model)
-    temporary = path.with_name(f".writing-{path.name}")
-    bare.save(temporary)
-    with files.atomic_write(path) as file:
-        file.write(temporary.read_bytes())
-    temporary.unlink()
+    with files.staged(path) as temporary:
+        _bare(model).save(temporary)
 
 
 def _bare(model: VAE) -> VAE:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import shutil
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from vae_keras import (
@@ -18,6 +17,7 @@ from vae_keras import (
     figures,
     files,
     gallery,
+    keras_file,
     presets,
     report,
     training,
@@ -44,26 +44,33 @@ def publish(run: Path, num_samples: int = 5000) -> Path:
     """
     if not (run / "report.html").exists():
         raise checks.InputError(f"only a finished run is published. Received: {run}. Finish it.")
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    name = config["preset"]
+    try:
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        name = config["preset"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise checks.InputError(
+            f"a published run has a sound config.json. Received: {run} ({error!r}). Train it anew."
+        ) from error
     recipe = presets.load_recipe(name)
-    if config != {"preset": name, "data": config["data"]} | recipe.to_dict():
+    followed = presets.Recipe.from_dict({key: config[key] for key in config if key != "preset"})
+    if dataclasses.replace(followed, description=recipe.description) != recipe:
         raise checks.InputError(
             f"a published run follows its preset's recipe. Received: {run}, which differs from "
             f"{name}. Train without other flags."
         )
     target = presets.folder() / name
-    model = keras.saving.load_model(run / "model.keras")
-    images = training.load_images(config["data"])
+    model = keras_file.load(run / "model.keras")
+    dataset = training.load_data(recipe.data)
+    images = dataset.images
     test = data.binarize(images.x_test, recipe.seed, recipe.binarization)
     likelihood = evaluation.estimate_log_likelihood(model, test, num_samples, seed=recipe.seed)
-    shutil.copyfile(run / "model.keras", target / "model.keras")
+    files.copy(run / "model.keras", target / "model.keras")
     export.export_saved_model(model, target, version=1, overwrite=True)
-    np.savez_compressed(target / "golden.npz", **golden(model, images.x_test[:_GOLDEN_IMAGES]))
-    (target / "figures").mkdir(exist_ok=True)
+    with files.atomic_write(target / "golden.npz") as file:
+        np.savez_compressed(file, **golden(model, images.x_test[:_GOLDEN_IMAGES]))
     for path in (path for kind in _FIGURES for path in (run / "figures").glob(f"{kind}.png")):
-        shutil.copyfile(path, target / "figures" / path.name)
-    samples = figures.grid(model.sample(25), 5, 5, gallery.PRIOR_TITLES["prior"])
+        files.copy(path, target / "figures" / path.name)
+    samples = figures.grid(model.sample(25), 5, 5, gallery.PRIOR_TITLES["prior"], ink=dataset.ink)
     figures.save(samples, target / "figures" / "samples.png")
     files.write_json(target / "metrics.json", _metrics(run, recipe, likelihood))
     for path, text in cards.render().items():

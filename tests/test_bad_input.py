@@ -1,0 +1,604 @@
+"""One table of what cannot be right, from the methods down to the files, and the exact answer.
+
+A row is what is done, and the whole message of the `checks.InputError` that comes of it: the rule,
+what was received, the remedy. `{tmp}` stands for the test's own folder.
+"""
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import small_vae
+from vae_keras import (
+    VAE,
+    MLPDecoder,
+    MLPEncoder,
+    callbacks,
+    checkpoints,
+    checks,
+    data,
+    evaluation,
+    export,
+    figures,
+    keras_file,
+    presets,
+    training,
+    zoo,
+)
+
+HUGE = 10**12
+VAES = small_vae()  # never trained: every row is refused before it changes a thing
+DIGITS = np.random.default_rng(0).integers(0, 256, (60, 6, 6, 1), dtype=np.uint8)
+BINARY = (DIGITS > 127).astype(np.float32)
+RECIPE = presets.load_recipe("mlp_mnist").to_dict()
+NUMBERS = "Stack images of one size into an array of uint8 or float32."
+
+
+def dataset(*arrays, batch=10):
+    return tf.data.Dataset.from_tensor_slices(arrays if len(arrays) > 1 else arrays[0]).batch(batch)
+
+
+def config(tmp, **changes):
+    return training.TrainConfig(**({"workdir": tmp / "run"} | changes)).recipe()
+
+
+def written(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return path
+
+
+def archive(path, **members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(name.replace("__", "."), content)
+    return path
+
+
+def model_file(tmp, config):
+    """A `.keras` file with a configuration of its own."""
+    if isinstance(config, keras.Model):
+        config = keras.saving.serialize_keras_object(config)
+    members = {"metadata__json": "{}", "config__json": json.dumps(config)}
+    return archive(tmp / "m.keras", **members)
+
+
+METHODS = {
+    # what fit, evaluate, predict, encode, decode, sample and interpolate are given
+    "pixels above one": (
+        lambda tmp: VAES.fit(BINARY * 255),
+        "x with float pixels must lie in [0, 1]. Received: [0, 255]. Divide by 255, or pass uint8.",
+    ),
+    "NaN pixels": (
+        lambda tmp: VAES.encode(np.full((2, 6, 6, 1), np.nan)),
+        "x must be finite. Received: NaN or infinite pixels. Clean the data first.",
+    ),
+    "infinite pixels": (
+        lambda tmp: VAES.predict(np.full((2, 6, 6, 1), np.inf)),
+        "x must be finite. Received: NaN or infinite pixels. Clean the data first.",
+    ),
+    "negative integers": (
+        lambda tmp: VAES.evaluate(DIGITS.astype(int) - 1),
+        "x with integer pixels must lie in 0..255. Received: -1..254. Rescale the pixels.",
+    ),
+    "a single image": (
+        lambda tmp: VAES.reconstruct(DIGITS[0, ..., 0]),
+        "x must have shape [N, H, W] or [N, H, W, C]. Received: shape (6, 6). "
+        "Add the missing axis, also for a single image.",
+    ),
+    "five axes": (
+        lambda tmp: VAES.fit(DIGITS[np.newaxis]),
+        "x must have shape [N, H, W] or [N, H, W, C]. Received: shape (1, 60, 6, 6, 1). "
+        "Add the missing axis, also for a single image.",
+    ),
+    "two channels": (
+        lambda tmp: VAES.fit(np.repeat(DIGITS, 2, axis=-1)),
+        "x must have 1 or 3 channels, last. Received: shape (60, 6, 6, 2). "
+        "Move the channels last, or convert to grey or RGB.",
+    ),
+    "colours for a grey model": (
+        lambda tmp: VAES.fit(np.repeat(DIGITS, 3, axis=-1)),
+        "x must hold images of shape (6, 6, 1), the model's. Received: (6, 6, 3). "
+        "Resize them, or build a model for that shape.",
+    ),
+    "no image": (
+        lambda tmp: VAES.fit(DIGITS[:0]),
+        "x must hold at least one image. Received: shape (0, 6, 6, 1). Pass some images.",
+    ),
+    "nothing": (
+        lambda tmp: VAES.fit(None),
+        f"x must hold numbers. Received: dtype object. {NUMBERS}",
+    ),
+    "a generator": (
+        lambda tmp: VAES.fit(row for row in DIGITS),
+        f"x must hold numbers. Received: dtype object. {NUMBERS}",
+    ),
+    "text": (
+        lambda tmp: VAES.fit([["a"]]),
+        f"x must hold numbers. Received: dtype <U1. {NUMBERS}",
+    ),
+    "complex pixels": (
+        lambda tmp: VAES.fit(DIGITS.astype(np.complex64)),
+        f"x must hold numbers. Received: dtype complex64. {NUMBERS}",
+    ),
+    "a tuple of four": (
+        lambda tmp: VAES.fit((DIGITS, None, None, None)),
+        "data must be images, (images, labels) or (images, labels, sample_weight). "
+        "Received: a tuple of 4. Name the arrays in that order.",
+    ),
+    "an empty tuple": (
+        lambda tmp: VAES.fit(DIGITS, validation_data=()),
+        "data must be images, (images, labels) or (images, labels, sample_weight). "
+        "Received: a tuple of 0. Name the arrays in that order.",
+    ),
+    "validation images of another size": (
+        lambda tmp: VAES.fit(DIGITS, validation_data=DIGITS[:, :5]),
+        "validation_data must hold images of shape (6, 6, 1), the model's. Received: (5, 6, 1). "
+        "Resize them, or build a model for that shape.",
+    ),
+    "no epochs": (
+        lambda tmp: VAES.fit(DIGITS, epochs=0),
+        "epochs must be a whole number >= 1. Received: 0.",
+    ),
+    "half an epoch": (
+        lambda tmp: VAES.fit(DIGITS, epochs=0.5),
+        "epochs must be a whole number >= 1. Received: 0.5.",
+    ),
+    "a first epoch before the first": (
+        lambda tmp: VAES.fit(DIGITS, initial_epoch=-1),
+        "initial_epoch must be a whole number >= 0. Received: -1.",
+    ),
+    "no steps": (
+        lambda tmp: VAES.fit(DIGITS, steps_per_epoch=0),
+        "steps_per_epoch must be a whole number >= 1. Received: 0.",
+    ),
+    "no validation steps": (
+        lambda tmp: VAES.fit(DIGITS, validation_data=DIGITS, validation_steps=0),
+        "validation_steps must be a whole number >= 1. Received: 0.",
+    ),
+    "no evaluation steps": (
+        lambda tmp: VAES.evaluate(DIGITS, steps=0),
+        "steps must be a whole number >= 1. Received: 0.",
+    ),
+    "an empty batch": (
+        lambda tmp: VAES.predict(DIGITS, batch_size=0),
+        "batch_size must be a whole number >= 1. Received: 0.",
+    ),
+    "a huge batch": (
+        lambda tmp: VAES.fit(DIGITS, batch_size=HUGE),
+        "batch_size must not exceed the number of images. Received: batch_size 1000000000000 for "
+        "60 images. Use a batch size of at most 60.",
+    ),
+    "a whole validation split": (
+        lambda tmp: VAES.fit(DIGITS, validation_split=1.0),
+        "validation_split must lie between 0 and 1. Received: 1.0.",
+    ),
+    "a split that is NaN": (
+        lambda tmp: VAES.fit(DIGITS, validation_split=float("nan")),
+        "validation_split must lie between 0 and 1. Received: nan.",
+    ),
+    "a split in words": (
+        lambda tmp: VAES.fit(DIGITS, validation_split="a tenth"),
+        "validation_split must lie between 0 and 1. Received: 'a tenth'.",
+    ),
+    "a split that leaves nothing": (
+        lambda tmp: VAES.fit(DIGITS[:1], validation_split=0.5),
+        "validation_split must leave images on both sides. Received: 0.5 of 1 images.",
+    ),
+    "negative weights": (
+        lambda tmp: VAES.fit(DIGITS, sample_weight=-np.ones(60)),
+        "sample_weight must be finite, >= 0 and somewhere above 0. "
+        "Received: values from -1.0 to -1.0.",
+    ),
+    "weights of NaN": (
+        lambda tmp: VAES.evaluate(DIGITS, sample_weight=np.full(60, np.nan)),
+        "sample_weight must be finite, >= 0 and somewhere above 0. "
+        "Received: values from nan to nan.",
+    ),
+    "weights of other images": (
+        lambda tmp: VAES.fit(DIGITS, sample_weight=np.ones(59)),
+        "sample_weight must hold one number an image. Received: shape (59,) for 60 images.",
+    ),
+    "callbacks that are none": (
+        lambda tmp: VAES.fit(DIGITS, callbacks=["early"]),
+        "callbacks must be Keras callbacks. Received: 'early'. Pass instances.",
+    ),
+    "a dataset with a batch size": (
+        lambda tmp: VAES.fit(dataset(DIGITS), batch_size=10),
+        "batch_size goes with arrays. Received: batch_size beside a dataset. "
+        "Leave it out, and prepare the dataset so.",
+    ),
+    "a dataset with a split": (
+        lambda tmp: VAES.fit(dataset(DIGITS), validation_split=0.1),
+        "validation_split goes with arrays. Received: validation_split beside a dataset. "
+        "Leave it out, and prepare the dataset so.",
+    ),
+    "a dataset with weights": (
+        lambda tmp: VAES.evaluate(dataset(DIGITS), sample_weight=np.ones(60)),
+        "sample_weight goes with arrays. Received: sample_weight beside a dataset. "
+        "Leave it out, and prepare the dataset so.",
+    ),
+    "a dataset without batches": (
+        lambda tmp: VAES.fit(tf.data.Dataset.from_tensor_slices(DIGITS[0])),
+        "a dataset must yield batches [N, H, W] or [N, H, W, C]. Received: shape (6, 1). "
+        "Batch it, or add the missing axis.",
+    ),
+    "a dataset of other sizes": (
+        lambda tmp: VAES.predict(dataset(DIGITS[:, :5])),
+        "the dataset must hold images of shape (6, 6, 1), the model's. Received: (5, 6, 1). "
+        "Resize them in the pipeline.",
+    ),
+    "a dataset of dictionaries": (
+        lambda tmp: VAES.fit(tf.data.Dataset.from_tensors({"x": DIGITS})),
+        "a dataset must yield batches of images, uint8 or float, or (images, ...). Received: "
+        "{{'x': TensorSpec(shape=(60, 6, 6, 1), dtype=tf.uint8, name=None)}}. Map it to that.",
+    ),
+    "a dataset of text": (
+        lambda tmp: VAES.evaluate(tf.data.Dataset.from_tensors([["a"]])),
+        "a dataset must yield batches of images, uint8 or float, or (images, ...). Received: "
+        "TensorSpec(shape=(1, 1), dtype=tf.string, name=None). Map it to that.",
+    ),
+    "a dataset with NaN": (
+        lambda tmp: VAES.evaluate(dataset(np.full((10, 6, 6, 1), np.nan, np.float32))),
+        "float pixels of a dataset must be finite and lie in [0, 1]. Received: others in a batch. "
+        "Divide by 255, or pass uint8.",
+    ),
+    "a validation dataset of other sizes": (
+        lambda tmp: VAES.fit(DIGITS, validation_data=dataset(DIGITS[:, :5])),
+        "the dataset must hold images of shape (6, 6, 1), the model's. Received: (5, 6, 1). "
+        "Resize them in the pipeline.",
+    ),
+    "latents of another model": (
+        lambda tmp: VAES.decode(np.zeros((2, 4))),
+        "latents must be numbers of shape [N, 3]. Received: dtype float64, shape (2, 4).",
+    ),
+    "latents of NaN": (
+        lambda tmp: VAES.decode(np.full((2, 3), np.nan)),
+        "latents must be finite. Received: NaN or infinite values.",
+    ),
+    "no samples": (
+        lambda tmp: VAES.sample(0),
+        "n must be a whole number >= 1. Received: 0.",
+    ),
+    "samples of a negative seed": (
+        lambda tmp: VAES.sample(1, seed=-1),
+        "seed must be a whole number from 0 to 2147483647. Received: -1.",
+    ),
+    "more samples than memory": (
+        lambda tmp: VAES.sample(HUGE),
+        "n must leave a result that fits into 25 GB of memory. Received: 1000000000000 of 144 "
+        "bytes each. Ask for fewer at a time.",
+    ),
+    "more latents than memory": (
+        lambda tmp: VAES.prior_latents(HUGE),
+        "n must leave a result that fits into 25 GB of memory. Received: 1000000000000 of 12 "
+        "bytes each. Ask for fewer at a time.",
+    ),
+    "a line of one point": (
+        lambda tmp: VAES.interpolate(DIGITS, DIGITS, steps=1),
+        "steps must be a whole number >= 2. Received: 1.",
+    ),
+    "a line of more points than memory": (
+        lambda tmp: VAES.interpolate(DIGITS[:1], DIGITS[:1], steps=HUGE),
+        "steps must leave a result that fits into 25 GB of memory. Received: 1000000000000 of 144 "
+        "bytes each. Ask for fewer at a time.",
+    ),
+    "lines without an end": (
+        lambda tmp: VAES.interpolate(DIGITS[:2], DIGITS[:3]),
+        "interpolate needs as many end as start images. Received: 2 and 3. Pass pairs.",
+    ),
+}
+
+BUILDING = {
+    "an encoder that is none": (
+        lambda tmp: VAE(encoder="mlp"),
+        "the encoder must be a Keras layer or model. Received: 'mlp'. Pass an instance.",
+    ),
+    "a decoder's class": (
+        lambda tmp: VAE(decoder=MLPDecoder),
+        "the decoder must be a Keras layer or model. Received: "
+        "<class 'vae_keras.networks.MLPDecoder'>. Pass an instance.",
+    ),
+    "an unknown binarization": (
+        lambda tmp: VAE(binarization="fixed"),
+        "binarization must be one of: dynamic, none, threshold. Received: 'fixed'.",
+    ),
+    "a seed of many bits": (
+        lambda tmp: VAE(seed=2**31),
+        "seed must be a whole number from 0 to 2147483647. Received: 2147483648.",
+    ),
+    "no latents": (
+        lambda tmp: MLPEncoder(latent_dim=0),
+        "latent_dim must be a whole number >= 1. Received: 0.",
+    ),
+    "a hidden layer of nothing": (
+        lambda tmp: MLPEncoder(hidden=(200, 0)),
+        "each of hidden must be a whole number >= 1. Received: 0.",
+    ),
+    "hidden layers as a number": (
+        lambda tmp: MLPDecoder(hidden=200),
+        "hidden must be a list of whole numbers >= 1. Received: 200.",
+    ),
+    "an unknown activation": (
+        lambda tmp: MLPEncoder(activation="tanhh"),
+        "activation must be the name of a Keras activation. Received: 'tanhh'. Pass 'tanh'.",
+    ),
+    "images of two sizes": (
+        lambda tmp: MLPDecoder(image_shape=(28, 28)),
+        "image_shape must be a list of 3 whole numbers >= 1. Received: (28, 28).",
+    ),
+    "an unknown optimizer": (
+        lambda tmp: small_vae().compile("adamm"),
+        "optimizer must be a Keras optimizer or its name. Received: 'adamm'. Pass 'adam'.",
+    ),
+    "no steps a call": (
+        lambda tmp: small_vae().compile(steps_per_execution=0),
+        "steps_per_execution must be a whole number >= 1. Received: 0.",
+    ),
+    "a maybe for XLA": (
+        lambda tmp: small_vae().compile(jit_compile="maybe"),
+        "jit_compile must be one of: 'auto', True, False. Received: 'maybe'.",
+    ),
+    "training before compile": (
+        lambda tmp: VAE(MLPEncoder(3), MLPDecoder((6, 6, 1))).fit(DIGITS),
+        "fit needs an optimizer and its metrics. Received: a model that is not compiled. "
+        "Call compile() first.",
+    ),
+    "evaluation before compile": (
+        lambda tmp: VAE(MLPEncoder(3), MLPDecoder((6, 6, 1))).evaluate(DIGITS),
+        "evaluate needs an optimizer and its metrics. Received: a model that is not compiled. "
+        "Call compile() first.",
+    ),
+}
+
+MEASURING = {
+    "grey pixels for a likelihood": (
+        lambda tmp: evaluation.estimate_log_likelihood(VAES, np.full((1, 6, 6), 0.5)),
+        "a likelihood figure needs binary pixels, 0 and 1. Received: 100.0% of pixels in between, "
+        "such as 0.5. Binarize first: vae_keras.data.binarize(x, seed=0).",
+    ),
+    "no importance samples": (
+        lambda tmp: evaluation.estimate_log_likelihood(VAES, BINARY, 0),
+        "num_samples must be a whole number from 1 to 2147483647. Received: 0.",
+    ),
+    "huge importance samples": (
+        lambda tmp: evaluation.estimate_log_likelihood(VAES, BINARY, HUGE),
+        "num_samples must be a whole number from 1 to 2147483647. Received: 1000000000000.",
+    ),
+    "chunks beyond memory": (
+        lambda tmp: evaluation.estimate_log_likelihood(VAES, BINARY, 2**31 - 1, chunk_size=HUGE),
+        "chunk_size must leave a result that fits into 25 GB of memory. Received: 2147483647 of "
+        "144 bytes each. Ask for fewer at a time.",
+    ),
+    "a curve at nothing": (
+        lambda tmp: evaluation.estimate_log_likelihood(VAES, BINARY, 5, curve=(0, 5)),
+        "each k of the curve must be a whole number >= 1. Received: 0.",
+    ),
+    "draws beyond memory": (
+        lambda tmp: evaluation.evaluate_elbo(VAES, BINARY, HUGE),
+        "num_draws must leave a result that fits into 25 GB of memory. Received: 1000000000000 of "
+        "720 bytes each. Ask for fewer at a time.",
+    ),
+    "a threshold of NaN": (
+        lambda tmp: evaluation.active_units(VAES, DIGITS, float("nan")),
+        "threshold must be a finite number above 0. Received: nan.",
+    ),
+    "measuring what is no VAE": (
+        lambda tmp: evaluation.evaluate_elbo("mlp_mnist", BINARY),
+        "an evaluation needs a VAE with weights. Received: 'mlp_mnist'. "
+        "Call fit or build((None, H, W, C)) first.",
+    ),
+    "binarizing by guess": (
+        lambda tmp: data.binarize(DIGITS, 0, "otsu"),
+        "binarization must be one of: dynamic, none, threshold. Received: 'otsu'.",
+    ),
+    "a grid with a hole": (
+        lambda tmp: figures.grid(BINARY[:5], 2, 3, "title"),
+        "a 2 x 3 grid takes 6 images. Received: 5.",
+    ),
+    "a figure of no columns": (
+        lambda tmp: callbacks.FigureWriter({"prior": np.zeros((5, 3))}, columns=0),
+        "columns must be a whole number >= 1. Received: 0.",
+    ),
+    "checkpoints all the time": (
+        lambda tmp: checkpoints.Checkpointer(tmp, rows=list, seconds=0),
+        "seconds must be a finite number above 0. Received: 0.",
+    ),
+}
+
+EXPORTING = {
+    "a version of zero": (
+        lambda tmp: export.export_saved_model(VAES, tmp / "base", 0),
+        "version must be a whole number from 1 to 9223372036854775807. Received: 0.",
+    ),
+    "a version beyond int64": (
+        lambda tmp: export.export_saved_model(VAES, tmp / "base", 2**63),
+        "version must be a whole number from 1 to 9223372036854775807. "
+        "Received: 9223372036854775808.",
+    ),
+    "a score beyond memory": (
+        lambda tmp: export.export_saved_model(VAES, tmp / "base", score_samples=HUGE),
+        "score_samples must leave a result that fits into 25 GB of memory. Received: "
+        "1000000000000 of 144 bytes each. Ask for fewer at a time.",
+    ),
+    "a base path that is a file": (
+        lambda tmp: export.export_saved_model(VAES, written(tmp / "base", b"")),
+        "the base path must be a folder that can be written. Received: {tmp}/base (it is a file). "
+        "Name another.",
+    ),
+    "an unknown format": (
+        lambda tmp: export.export_parts(VAES, tmp, "torch"),
+        "format must be one of: onnx, litert. Received: 'torch'.",
+    ),
+    "exporting what is no VAE": (
+        lambda tmp: export.export_saved_model(None, tmp),
+        "export needs a VAE with weights. Received: None. "
+        "Call fit or build((None, H, W, C)) first.",
+    ),
+}
+
+CONFIGURING = {
+    "an unknown preset": (
+        lambda tmp: VAE.from_preset("mlp_cifar"),
+        f"preset must be one of: {', '.join(presets.names())}. Received: 'mlp_cifar'.",
+    ),
+    "a preset outside of the zoo": (
+        lambda tmp: VAE.from_preset("../saved_models/mlp_mnist"),
+        f"preset must be one of: {', '.join(presets.names())}. "
+        "Received: '../saved_models/mlp_mnist'.",
+    ),
+    "too many epochs for a run": (
+        lambda tmp: config(tmp, epochs=10**9),
+        "epochs must be a whole number from 1 to 99999. Received: 1000000000.",
+    ),
+    "a learning rate of NaN": (
+        lambda tmp: config(tmp, learning_rate=float("nan")),
+        "learning_rate must be a finite number above 0. Received: nan.",
+    ),
+    "a negative validation": (
+        lambda tmp: config(tmp, validation=-1),
+        "validation must be a whole number >= 0. Received: -1.",
+    ),
+    "a workdir without a name": (
+        lambda tmp: training.TrainConfig(workdir="").folder(),
+        "workdir must be a path. Received: ''. Name a file or folder.",
+    ),
+    "a workdir with a zero byte": (
+        lambda tmp: training.TrainConfig(workdir="a\0b").folder(),
+        "workdir must be a path. Received: 'a\\x00b'. Name a file or folder.",
+    ),
+    "a run folder of other things": (
+        lambda tmp: training._check_folder(written(tmp / "a" / "b", b"").parent, {}, False),
+        "a new run needs an empty folder. Received: {tmp}/a, which holds other files. "
+        "Name another --workdir.",
+    ),
+    "a run folder below a file": (
+        lambda tmp: training._check_folder(written(tmp / "a", b"") / "run", {}, False),
+        "workdir must be a folder that can be written. Received: {tmp}/a/run (nothing can be made "
+        "in {tmp}/a). Name another.",
+    ),
+    "a damaged configuration": (
+        lambda tmp: training._check_folder(written(tmp / "config.json", b"{").parent, {}, False),
+        "the run folder must be readable and writable. Received: {tmp} (Expecting property name "
+        "enclosed in double quotes: line 1 column 2 (char 1)). Name another --workdir.",
+    ),
+    "a configuration that is a list": (
+        lambda tmp: training._check_folder(written(tmp / "config.json", []).parent, {}, False),
+        "the run folder must be readable and writable. Received: {tmp} (its config.json is no JSON "
+        "object). Name another --workdir.",
+    ),
+    "a recipe with a field too many": (
+        lambda tmp: presets.Recipe.from_dict(RECIPE | {"momentum": 1}),
+        "a recipe has no field 'momentum'. Received: ['momentum'].",
+    ),
+    "a recipe's network with a field too many": (
+        lambda tmp: training._part(training.networks, presets.Part("MLPEncoder", {"depth": 3})),
+        "a recipe's MLPEncoder takes that class's arguments. Received: Unrecognized keyword "
+        "arguments passed to MLPEncoder: {{'depth': 3}}.",
+    ),
+    "an unknown network": (
+        lambda tmp: training._part(training.networks, presets.Part("os.system")),
+        "network must be one of: MLPEncoder, MLPDecoder, ConvEncoder, ConvDecoder. "
+        "Received: 'os.system'.",
+    ),
+    "publishing nothing": (
+        lambda tmp: zoo.publish(tmp / "nowhere"),
+        "only a finished run is published. Received: {tmp}/nowhere. Finish it.",
+    ),
+    "publishing a run without its configuration": (
+        lambda tmp: zoo.publish(written(tmp / "report.html", b"").parent),
+        "a published run has a sound config.json. Received: {tmp} (FileNotFoundError(2, 'No such "
+        "file or directory')). Train it anew.",
+    ),
+    "a curve that is binary": (
+        lambda tmp: callbacks.read_elbo_csv(written(tmp / "elbo.csv", b"\xff\xfe")),
+        "{tmp}/elbo.csv must be a CSV file. Received: 'utf-8' codec can't decode byte 0xff in "
+        "position 0: invalid start byte. Name another file.",
+    ),
+    "a curve with half a row": (
+        lambda tmp: callbacks.read_elbo_csv(
+            written(tmp / "elbo.csv", ",".join(callbacks.COLUMNS).encode() + b"\n0,-1.5\n")
+        ),
+        "each row of {tmp}/elbo.csv must have an epoch and 8 fields. Received: "
+        "0,-1.5,None,None,None,None,None,None. Name another file.",
+    ),
+}
+
+FILES = {
+    "a model that is not there": (
+        lambda tmp: keras_file.load(tmp / "m.keras"),
+        "a model comes as a .keras file. Received: {tmp}/m.keras. Train one: python train.py",
+    ),
+    "a model in HDF5": (
+        lambda tmp: keras_file.load(written(tmp / "m.h5", b"")),
+        "a model comes as a .keras file. Received: {tmp}/m.h5. Train one: python train.py",
+    ),
+    "a model of rubbish": (
+        lambda tmp: keras_file.load(written(tmp / "m.keras", b"rubbish")),
+        "a .keras file must be sound. Received: {tmp}/m.keras (File is not a zip file). "
+        "Save or copy it again.",
+    ),
+    "a model without a configuration": (
+        lambda tmp: keras_file.load(archive(tmp / "m.keras", metadata__json="{}")),
+        'a .keras file must be sound. Received: {tmp}/m.keras ("There is no item named '
+        "'config.json' in the archive\"). Save or copy it again.",
+    ),
+    "a model with a path out of its archive": (
+        lambda tmp: keras_file.load(archive(tmp / "m.keras", **{"../../etc/cron": "x"})),
+        "a .keras file holds metadata.json, config.json, model.weights.h5, each once. Received: "
+        "{tmp}/m.keras with '../../etc/cron'. Refused.",
+    ),
+    "a model that unpacks to a disk": (
+        lambda tmp: keras_file.load(archive(tmp / "m.keras", config__json=bytes(1 << 25))),
+        "a .keras file's config.json may unpack to 16777216 bytes. Received: 33554432 in "
+        "{tmp}/m.keras. Refused.",
+    ),
+    "a model with a Lambda": (
+        lambda tmp: keras_file.load(
+            model_file(tmp, keras.Sequential([keras.Input((1,)), keras.layers.Lambda(abs)]))
+        ),
+        "a .keras file may name layers of Keras and of vae_keras that run no code of their own. "
+        "Received: Lambda in {tmp}/m.keras. Load a model of your own classes from Python, with "
+        "keras.saving.load_model.",
+    ),
+    "a model with a function of os": (
+        lambda tmp: keras_file.load(
+            model_file(tmp, {"class_name": "function", "module": "os", "config": "system"})
+        ),
+        "a .keras file may name layers of Keras and of vae_keras that run no code of their own. "
+        "Received: os.function in {tmp}/m.keras. Load a model of your own classes from Python, "
+        "with keras.saving.load_model.",
+    ),
+    "a model with a SavedModel in it": (
+        lambda tmp: keras_file.load(
+            model_file(tmp, [{"class_name": "TFSMLayer", "module": "keras.layers"}])
+        ),
+        "a .keras file may name layers of Keras and of vae_keras that run no code of their own. "
+        "Received: TFSMLayer in {tmp}/m.keras. Load a model of your own classes from Python, with "
+        "keras.saving.load_model.",
+    ),
+}
+
+TABLE = METHODS | BUILDING | MEASURING | EXPORTING | CONFIGURING | FILES
+
+
+@pytest.fixture(autouse=True)
+def memory(monkeypatch):
+    """A machine of 25 GB, wherever the tests run."""
+    monkeypatch.setattr(checks, "_memory", lambda: 25 * 10**9)
+
+
+@pytest.mark.parametrize("row", TABLE)
+def test_what_cannot_be_right_gets_the_exact_sentence(row, tmp_path):
+    action, message = TABLE[row]
+    before = [weight.copy() for weight in VAES.get_weights()]
+    with pytest.raises(checks.InputError) as caught:
+        action(tmp_path)
+    assert str(caught.value) == message.format(tmp=tmp_path)
+    assert "\n" not in str(caught.value)
+    for weight, old in zip(VAES.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)

@@ -1,0 +1,151 @@
+"""A number that is not finite ends training at its step, by name, and is never saved."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import train as command
+from tests.conftest import small_vae
+from vae_keras import callbacks, checkpoints, datasets, divergence, objectives, training
+from vae_keras.divergence import Diverged
+
+MODES = {
+    "stack, XLA": {"jit_compile": True, "steps_per_execution": 4},
+    "stack": {"jit_compile": False, "steps_per_execution": 4},
+    "one by one": {"jit_compile": False, "steps_per_execution": 1},
+    "eager": {"run_eagerly": True},
+}
+BAD_STEP = 5  # the second batch of the second compiled call
+
+
+@tf.custom_gradient
+def spoilt_on_the_way_back(x, bad):
+    return tf.identity(x), lambda upstream: (tf.where(bad, np.nan, upstream), None)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Poisoned(objectives.ELBO):
+    """Spoils one place at the step that the model's optimizer has come to."""
+
+    def __init__(self, place="", value=np.nan):
+        self.place, self.value, self.steps = place, value, None
+
+    def __call__(self, x, posterior, prior, decode, noise):
+        _, (elbo, log_likelihood, kl) = super().__call__(x, posterior, prior, decode, noise)
+        bad = tf.equal(self.steps, BAD_STEP)
+        if self.place == "kl":
+            kl = tf.where(bad, self.value, kl)
+        if self.place == "log_likelihood":
+            log_likelihood = tf.where(bad, self.value, log_likelihood)
+        elbo = log_likelihood - kl
+        if self.place == "elbo":
+            elbo = tf.where(bad, self.value, elbo)
+        objective = elbo
+        if self.place == "loss":
+            objective = tf.where(bad, self.value, objective)
+        if self.place == "gradient":
+            objective = spoilt_on_the_way_back(objective, bad)
+        return objective, objectives.Terms(elbo, log_likelihood, kl)
+
+
+def poisoned(place, value=np.nan, **options):
+    vae = small_vae(objective=Poisoned(place, value))
+    vae.compile(keras.optimizers.Adam(0.01), **options)
+    vae.optimizer.build(vae.trainable_variables)
+    vae.objective.steps = vae.optimizer.iterations
+    return vae
+
+
+@pytest.mark.parametrize(
+    ("mode", "place"),
+    [("stack", place) for place in divergence.PLACES[:-1]]
+    + [(mode, place) for mode in MODES if mode != "stack" for place in ("kl", "gradient")],
+)
+def test_the_step_and_the_place_are_named_and_no_later_step_is_taken(digits, mode, place):
+    vae = poisoned(place, **MODES[mode])
+    with pytest.raises(Diverged) as caught:
+        vae.fit(digits, batch_size=6, epochs=3, verbose=0)
+    assert (caught.value.step, caught.value.place) == (BAD_STEP, place)
+    assert int(vae.optimizer.iterations) == BAD_STEP + 1
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinity_is_as_bad(digits, value):
+    vae = poisoned("log_likelihood", value, jit_compile=False)
+    with pytest.raises(Diverged, match="at step 5, first in the log likelihood"):
+        vae.fit(digits, batch_size=6, verbose=0)
+
+
+def test_datasets_are_watched_too_within_several_steps_a_call(digits):
+    for steps in (1, 4):
+        vae = poisoned("kl", jit_compile=False, steps_per_execution=steps)
+        with pytest.raises(Diverged) as caught:
+            vae.fit(tf.data.Dataset.from_tensor_slices(digits).batch(6), verbose=0)
+        assert (caught.value.step, caught.value.place) == (BAD_STEP, "kl")
+
+
+def test_weights_that_a_last_step_spoils_are_found_at_the_end(vae, digits):
+    class Overflow(keras.optimizers.SGD):
+        def update_step(self, gradient, variable, learning_rate):
+            variable.assign(tf.fill(variable.shape, np.inf))
+
+    vae.compile(Overflow(), jit_compile=False)
+    with pytest.raises(Diverged, match="at step 0, first in the weights"):
+        vae.fit(digits, batch_size=60, verbose=0)
+
+
+def test_the_model_can_be_used_after_it(digits):
+    vae = poisoned("kl", jit_compile=False)
+    weights = vae.get_weights()
+    with pytest.raises(Diverged):
+        vae.fit(digits, batch_size=6, verbose=0)
+    vae.set_weights(weights)
+    vae.compile(jit_compile=False)
+    vae.objective.place = ""
+    assert np.isfinite(vae.fit(digits, batch_size=6, verbose=0).history["elbo"]).all()
+
+
+def test_a_sound_run_is_the_same_bit_for_bit(digits):
+    """Watching changes no number: the objective with its places unspoilt is the plain one."""
+    weights = []
+    for vae in (poisoned("", jit_compile=False), small_vae()):
+        vae.compile(keras.optimizers.Adam(0.01), jit_compile=False)
+        vae.objective.steps = vae.optimizer.iterations
+        vae.fit(digits, batch_size=6, verbose=0)
+        weights.append(vae.get_weights())
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("where", ["weights", "optimizer"])
+def test_a_checkpoint_of_spoilt_numbers_is_not_written(vae, tmp_path, where):
+    vae.optimizer.build(vae.trainable_variables)
+    variables = vae.trainable_variables if where == "weights" else vae.optimizer.variables[2:]
+    variables[0].assign(tf.fill(variables[0].shape, np.nan))
+    with pytest.raises(Diverged, match="first in the weights"):
+        checkpoints.save(tmp_path, vae, checkpoints.Progress(1, 0, [], []))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_the_command_names_the_last_good_checkpoint(mnist, tmp_path, monkeypatch, capsys, epoch):
+    def spoil(writer, begun, logs=None):
+        if begun == epoch:
+            writer.model.encoder.weights[0].assign(np.full((784, 200), np.nan))
+
+    cut = datasets.Images(
+        mnist.x_train[:400], mnist.y_train[:400], mnist.x_test[:9], mnist.y_test[:9]
+    )
+    monkeypatch.setattr(training.datasets, "load_mnist", lambda *_: cut)
+    monkeypatch.setattr(training.VAE, "_xla_pays", lambda _: False)
+    monkeypatch.setattr(callbacks.FigureWriter, "on_epoch_begin", spoil)
+    folder = tmp_path / "run"
+    arguments = ["--epochs", "3", "--validation", "0", "--batch-size", "100"]
+    assert command.main(["--workdir", str(folder), *arguments]) == 3
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    assert f"at step {4 * epoch}, first in the kl" in error
+    names = ["epoch-00001-step-0000000"] * epoch
+    assert (names[0] if names else "There is no checkpoint yet") in error
+    assert [path.stem for path in (folder / "checkpoints").glob("*.json")] == names

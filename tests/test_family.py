@@ -1,0 +1,120 @@
+"""One harness for every member of the family: networks, objectives, shapes and precisions."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from vae_keras import (
+    ELBO,
+    IWAE,
+    VAE,
+    ConvDecoder,
+    ConvEncoder,
+    MLPDecoder,
+    MLPEncoder,
+    data,
+    evaluation,
+    export,
+)
+
+GREY, COLOUR = (9, 7, 1), (9, 7, 3)
+
+
+def member(kind: str, objective, shape, dtype: str = "float32", **compiled) -> VAE:
+    """A compiled model of a few hundred weights."""
+    encoder, decoder, size = {
+        "mlp": (MLPEncoder, MLPDecoder, {"hidden": (8,), "activation": "mish"}),
+        "conv": (ConvEncoder, ConvDecoder, {"widths": (4, 6)}),
+    }[kind]
+    vae = VAE(
+        encoder(latent_dim=3, dtype=dtype, **size),
+        decoder(image_shape=shape, dtype=dtype, **size),
+        objective=objective,
+    )
+    vae.compile(**compiled)
+    return vae
+
+
+def images(shape, num: int = 20) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (num, *shape), dtype=np.uint8)
+
+
+@pytest.fixture(
+    params=[
+        ("mlp", ELBO(), GREY),
+        ("mlp", IWAE(4), COLOUR),
+        ("conv", ELBO(), COLOUR),
+        ("conv", IWAE(4), GREY),
+    ],
+    ids=["mlp-elbo", "mlp-iwae-colour", "conv-elbo-colour", "conv-iwae"],
+)
+def trained(request) -> VAE:
+    """Each member after two epochs."""
+    vae = member(*request.param, jit_compile=False)
+    vae.fit(images(request.param[2]), batch_size=8, epochs=2, verbose=0)
+    return vae
+
+
+def test_a_saved_member_answers_alike_and_trains_on(trained, tmp_path):
+    x = images(trained.image_shape)
+    trained.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(again.encoder) is type(trained.encoder)
+    assert type(again.objective) is type(trained.objective)
+    assert again.objective.get_config() == trained.objective.get_config()
+    np.testing.assert_allclose(again.reconstruct(x), trained.reconstruct(x), atol=1e-6)
+    for vae in (trained, again):
+        vae.fit(x, batch_size=8, epochs=1, verbose=0)
+    for ours, theirs in zip(trained.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_every_signature_of_a_member_answers(trained, tmp_path):
+    version = export.export_saved_model(trained, tmp_path)
+    served = tf.saved_model.load(str(version)).signatures
+    x = images(trained.image_shape, 3).astype(np.float32) / 255.0
+    seeds = tf.constant([[0, 0], [0, 1], [0, 2]])
+    reconstructed = served["reconstruct"](images=tf.constant(x))["reconstructions"]
+    np.testing.assert_array_equal(reconstructed, trained.reconstruct(x))
+    encoded = served["encode"](images=tf.constant(x))
+    np.testing.assert_array_equal(encoded["loc"], trained.encode(x).loc)
+    np.testing.assert_array_equal(
+        served["sample"](seeds=seeds)["probabilities"], trained.sample(3, seed=0)
+    )
+    scored = served["score"](images=tf.constant(x), seeds=seeds)
+    np.testing.assert_allclose(scored["elbo"], trained.elbo(x, seed=0).elbo, rtol=1e-5)
+    assert np.all(scored["log_marginal"] >= scored["elbo"] - 5.0)
+
+
+def test_a_members_figures_are_in_order(trained):
+    x = data.binarize(images(trained.image_shape), 0)
+    elbo = evaluation.evaluate_elbo(trained, x, 200).elbo.mean
+    bound = evaluation.estimate_log_likelihood(trained, x, 400, verbose=False)
+    assert elbo < bound.curve[10].mean < bound.curve[100].mean < bound.estimate.mean
+    assert trained.evaluate(x, verbose=0, return_dict=True)["elbo"] == pytest.approx(elbo, rel=0.05)
+
+
+@pytest.mark.parametrize("objective", [ELBO(), IWAE(4)], ids=["elbo", "iwae"])
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_xla_changes_nothing_but_rounding(kind, objective):
+    def logs(jit_compile: bool) -> dict[str, list[float]]:
+        vae = member(kind, objective, GREY, jit_compile=jit_compile)
+        return vae.fit(images(GREY), batch_size=8, epochs=2, verbose=0).history
+
+    plain, compiled = logs(False), logs(True)
+    for name, values in plain.items():
+        np.testing.assert_allclose(values, compiled[name], rtol=1e-4)
+
+
+@pytest.mark.parametrize("objective", [ELBO(), IWAE(4)], ids=["elbo", "iwae"])
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_bfloat16_networks_train_under_float32_distributions(kind, objective):
+    half = member(kind, objective, GREY, "mixed_bfloat16", jit_compile=False)
+    full = member(kind, objective, GREY, jit_compile=False)
+    x = images(GREY)
+    logs = [vae.fit(x, batch_size=8, epochs=3, verbose=0).history["elbo"] for vae in (half, full)]
+    np.testing.assert_allclose(*logs, rtol=0.02)
+    assert half.reconstruct(x).dtype == np.float32
+    assert {weight.dtype for weight in half.get_weights()} == {np.dtype("float32")}
+    assert half.posterior(tf.zeros((1, *GREY))).distribution.loc.dtype == tf.float32

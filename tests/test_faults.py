@@ -1,0 +1,404 @@
+"""Disks that are full, end in the middle, or fail: at every place where a run writes.
+
+The faults are the kernel's own where it has them: /dev/full for ENOSPC, a limit on the size of
+files for a write that ends half-way, which also reaches the writers in C++; EIO is raised where
+a file is flushed.
+"""
+
+import ast
+import contextlib
+import errno
+import json
+import os
+import re
+import resource
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train as command
+import vae_keras
+from tests.conftest import small_vae
+from vae_keras import callbacks, data, export, files, keras_file, presets, training, zoo
+from vae_keras.__main__ import main
+
+FAULTS = {
+    "full": "No space left on device",
+    "half": "File too large",
+    "failing": "Input/output error",
+}
+SOFT, HARD = resource.getrlimit(resource.RLIMIT_FSIZE)
+HALF = 100  # bytes: less than any file that is written here
+
+pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+
+
+class Disk:
+    """Fails in one way when a file of a certain name is written."""
+
+    def __init__(self, monkeypatch):
+        self.fault, self.name = "", ""
+        self._patch, self._name = monkeypatch, files.temporary_name
+        monkeypatch.setattr(files, "temporary_name", self._temporary_name)
+
+    @contextlib.contextmanager
+    def fails(self, fault, name):
+        self.fault, self.name, self.met = fault, name, False
+        with self._patch.context() as patch:
+            self._inner = patch
+            try:
+                yield
+            finally:
+                self.name = ""
+                resource.setrlimit(resource.RLIMIT_FSIZE, (SOFT, HARD))
+        assert self.met, f"{name} was not written"
+
+    def _temporary_name(self, path):
+        temporary = self._name(path)
+        if path.name == self.name:
+            self.strike(temporary)
+        return temporary
+
+    def strike(self, temporary):
+        self.met = True
+        if self.fault == "full":
+            # Whoever opens the name to write opens a full disk; os.open would not follow a link.
+            temporary.symlink_to("/dev/full")
+            real = os.open
+            self._inner.setattr(
+                os,
+                "open",
+                lambda path, flags, *rest, **keywords: real(
+                    path, flags & ~os.O_EXCL if path == temporary else flags, *rest, **keywords
+                ),
+            )
+        elif self.fault == "half":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (HALF, HARD))
+        else:
+            self._inner.setattr(os, "fsync", raise_eio)
+
+
+def raise_eio(_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    return Disk(monkeypatch)
+
+
+def content(folder):
+    """Every file's bytes, what is hidden included."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def leftovers(folder):
+    return [path for path in folder.rglob(".*") if path.name.startswith((".writing", ".retired"))]
+
+
+# ------------------------------------------------------------------------------ a whole run
+
+
+@pytest.fixture
+def run_command(monkeypatch, mnist):
+    """`train.py` on 300 images, without XLA, whose compilation takes seconds."""
+    cut = data.Images(
+        mnist.x_train[:300], mnist.y_train[:300], mnist.x_test[:60], mnist.y_test[:60]
+    )
+    monkeypatch.setattr(training, "load_images", lambda *_: cut)
+    monkeypatch.setattr(training.VAE, "_xla_pays", lambda _: False)
+    flags = ["--epochs", "2", "--validation", "100", "--batch-size", "50"]
+    return lambda folder: command.main(["--workdir", str(folder), *flags])
+
+
+SITES = (  # in the order that a run comes to them
+    "config.json",
+    "elbo.csv",
+    "epoch-00001-step-0000000.keras",
+    "epoch-00001-step-0000000.json",
+    "prior_epoch_2.png",
+    "model.keras",
+    "metadata.json",
+    "elbo.png",
+    "latent_map.png",
+    "metrics.json",
+    "report.html",
+)
+
+
+def state(folder):
+    """Weights and optimizer of the newest checkpoint."""
+    path = max((folder / "checkpoints").glob("*.keras"))
+    model = keras_file.load(path)
+    return [np.array(variable) for variable in (*model.variables, *model.optimizer.variables)]
+
+
+def same_run(one, other):
+    """Whether two finished runs hold the same, but for seconds and what carries a time."""
+    ours, theirs = content(one), content(other)
+    assert set(ours) == set(theirs)
+    rows = [callbacks.read_elbo_csv(folder / "elbo.csv") for folder in (one, other)]
+    for a, b in zip(*rows, strict=True):
+        assert {**a, "seconds": ""} == {**b, "seconds": ""}
+    for name in ours:
+        if (name.startswith("figures/") and "elbo" not in name) or name.endswith("golden.json"):
+            assert ours[name] == theirs[name], name
+    for a, b in zip(*(state(folder) for folder in (one, other)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_a_run_goes_through_every_fault_to_the_same_end(
+    tmp_path, disk, run_command, capsys, monkeypatch
+):
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert run_command(whole) == 0
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    saved = export.export_saved_model
+    for name in SITES:
+        for fault, reason in FAULTS.items():
+            before = content(folder)
+            monkeypatch.setattr(
+                training.export,
+                "export_saved_model",
+                saved if name == "metadata.json" else lambda *_, **__: None,
+            )
+            with disk.fails(fault, name):
+                assert run_command(folder) == 2, (name, fault)
+            captured = capsys.readouterr().err.strip()
+            error = captured.splitlines()[-1]
+            assert error.startswith("Error: ")
+            assert reason in error or name in error, (name, fault, error)
+            assert "Traceback" not in captured
+            assert unraisable == [], (name, fault)
+            assert leftovers(folder) == []
+            after = content(folder)
+            wanted = folder / next((n for n in before if n.endswith(name)), "nothing")
+            if wanted.exists():
+                key = str(wanted.relative_to(folder))
+                assert after[key] == before[key], (name, fault)
+            else:
+                assert not any(n.endswith(f"/{name}") or n == name for n in after), (name, fault)
+    monkeypatch.setattr(training.export, "export_saved_model", saved)
+    assert run_command(folder) == 0
+    same_run(folder, whole)
+
+
+# --------------------------------------------------------------------------- the other places
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_cache_of_mnist(mnist, tmp_path, disk, fault):
+    said = []
+    with disk.fails(fault, "mnist.npz"):
+        data._write_cache(tmp_path / "mnist.npz", mnist, said.append)
+    assert list(tmp_path.iterdir()) == []
+    assert f"could not be cached at {tmp_path / 'mnist.npz'} ({FAULTS[fault]})" in said[0]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("s.png", ["sample", "--count", "5", "--to", "s.png"]),
+        ("n.json", ["evaluate", "--samples", "1", "--images", "2", "--json", "n.json"]),
+        ("reconstructions.png", ["figures", "--to", "."]),
+    ],
+)
+def test_what_the_zoos_commands_write(tmp_path, disk, fault, name, arguments, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(b"old")
+    with disk.fails(fault, name):
+        assert main([*arguments, "--preset", "mlp_mnist"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert FAULTS[fault] in error
+    assert name in error
+    assert content(tmp_path) == {name: b"old"}
+
+
+def strike_in(module, function, disk, monkeypatch):
+    """Begins the fault when a function is called, whatever it writes."""
+    real = getattr(module, function)
+
+    def struck(*arguments, **keywords):
+        disk.strike(Path("unused"))
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(module, function, struck)
+
+
+@pytest.mark.parametrize(
+    ("fault", "module", "function"),
+    [
+        ("half", export, "_write_saved_model"),
+        ("half", export.warmup, "write"),
+        ("failing", export, "_publish"),
+    ],
+)
+def test_a_version_that_is_served_stays(tmp_path, disk, monkeypatch, fault, module, function):
+    """TensorFlow writes these files itself."""
+    vae = small_vae()
+    export.export_saved_model(vae, tmp_path, 1)
+    before = content(tmp_path)
+    strike_in(module, function, disk, monkeypatch)
+    for version in (1, 2):
+        with disk.fails(fault, "none"), pytest.raises(OSError, match=r"(written|error|large)"):
+            export.export_saved_model(vae, tmp_path, version, overwrite=True)
+        assert content(tmp_path) == before
+        assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_version_that_could_not_be_replaced_is_put_back(tmp_path, monkeypatch):
+    vae = small_vae()
+    export.export_saved_model(vae, tmp_path, 1)
+    before = content(tmp_path)
+    real = os.replace
+
+    def refuse_new(source, target):
+        if Path(source).name.startswith(".writing"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_new)
+    with pytest.raises(OSError, match="Input/output error"):
+        export.export_saved_model(vae, tmp_path, 1, overwrite=True)
+    assert content(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("fault", ["half", "failing"])
+def test_parts_in_other_formats(tmp_path, disk, fault):
+    (tmp_path / "decoder.tflite").write_bytes(b"old")
+    with disk.fails(fault, "decoder.tflite"), pytest.raises(OSError, match=FAULTS[fault]):
+        export.export_parts(small_vae(), tmp_path, "litert")
+    assert (tmp_path / "decoder.tflite").read_bytes() == b"old"
+    assert leftovers(tmp_path) == []
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch, mnist):
+    """A run of the preset as `publish` takes it, and a zoo that a test may damage."""
+    cut = data.Images(mnist.x_train[:9], mnist.y_train[:9], mnist.x_test[:20], mnist.y_test[:20])
+    monkeypatch.setattr(training, "load_images", lambda *_: cut)
+    monkeypatch.setattr(zoo.export, "export_saved_model", lambda *_, **__: None)  # tested above
+    run, target = tmp_path / "run", tmp_path / "zoo" / "mlp_mnist"
+    shutil.copytree(presets.folder() / "mlp_mnist", target, ignore=lambda *_: ["1"])
+    shutil.copy(presets.folder() / "published.json", tmp_path / "zoo")
+    shutil.copytree(target, run)
+    recipe = presets.load_recipe("mlp_mnist").to_dict()
+    files.write_json(run / "config.json", {"preset": "mlp_mnist", "data": "mnist"} | recipe)
+    files.write_text(run / "report.html", "")
+    monkeypatch.setattr(presets, "folder", lambda: tmp_path / "zoo")
+    return run, target
+
+
+@pytest.mark.slow
+def test_publishing(finished, disk, capsys):
+    run, target = finished
+    for name in ("model.keras", "golden.npz", "elbo.png", "samples.png", "metrics.json"):
+        for fault in FAULTS:
+            before = content(target)
+            with disk.fails(fault, name), pytest.raises(OSError, match=FAULTS[fault]):
+                zoo.publish(run, num_samples=2)
+            after = content(target)
+            assert set(after) == set(before)
+            wanted = next(key for key in before if key.endswith(name))
+            assert after[wanted] == before[wanted], (name, fault)
+    zoo.publish(run, num_samples=2)
+    metrics = json.loads((target / "metrics.json").read_text())
+    assert metrics["provenance"]["weights_sha256"] == files.sha256(run / "model.keras")
+
+
+# -------------------------------------------------------------------------------- the census
+
+# Every call of the package that can write a file, and how it is made whole. A new one fails the
+# test until it goes through `files.atomic_write` or `files.staged` and stands here.
+WRITERS = {
+    ("callbacks", "create_file_writer"),  # TensorBoard's event log, appended to
+    ("checkpoints", "model.save"),  # staged
+    ("data", "np.savez"),  # atomic_write
+    ("data", "os.replace"),  # a damaged cache aside
+    ("export", "archive.write_out"),  # into a folder that is renamed
+    ("export", "os.replace"),  # that renaming
+    ("export", "part.export"),  # staged
+    ("figures", "figure.savefig"),  # atomic_write
+    ("files", "os.open"),
+    ("files", "os.fdopen"),
+    ("files", "open"),  # to flush it
+    ("files", "os.replace"),
+    ("files", "shutil.copyfileobj"),  # atomic_write
+    ("training", "bare.save"),  # staged
+    ("warmup", "tf.io.TFRecordWriter"),  # into a folder that is renamed
+    ("zoo", "np.savez_compressed"),  # atomic_write
+}
+NAMES = {
+    "write_text", "write_bytes", "fdopen", "replace", "rename", "savez", "savez_compressed",
+    "tofile", "savetxt", "dump", "save", "save_weights", "savefig", "imsave", "export",
+    "write_out", "copy", "copy2", "copyfile", "copyfileobj", "copytree", "move", "symlink_to",
+    "hardlink_to", "touch", "write_file", "TFRecordWriter", "create_file_writer", "to_csv",
+    "make_archive", "extractall", "mkstemp", "NamedTemporaryFile", "urlretrieve", "get_file",
+}  # fmt: skip
+OURS = ("files.", "figures.save", "checkpoints.save", "dataclasses.replace", "write_text", "save")
+
+
+def writers(module, source):
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        last = name.rsplit(".", maxsplit=1)[-1]
+        if last == "open" and name != "os.open":
+            given = [*node.args, *(keyword.value for keyword in node.keywords)]
+            texts = [part.value for part in given if isinstance(part, ast.Constant)]
+            if not any(re.fullmatch(r"[rbt]*[wax+][rbt+]*", str(text)) for text in texts):
+                continue
+        elif last == "replace" and not name.startswith(("os.", "path", "Path")):
+            continue  # of a string
+        elif last not in NAMES and name != "os.open":
+            continue
+        if not name.startswith(OURS):
+            yield module, name.split("tf.summary.")[-1]
+
+
+def test_nothing_else_writes_files():
+    package = Path(vae_keras.__file__).parent
+    found = {
+        writer
+        for path in package.glob("*.py")
+        for writer in writers(path.stem, path.read_text(encoding="utf-8"))
+    }
+    assert found == WRITERS
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "open(p, 'w')",
+        "open(p, mode='ab')",
+        "p.open('r+')",
+        "p.write_text('')",
+        "np.savez(p)",
+        "shutil.copy(a, b)",
+        "model.save(p)",
+        "json.dump(v, f)",
+        "os.replace(a, b)",
+        "path.replace(b)",
+    ],
+)
+def test_a_new_writer_would_be_found(line):
+    assert list(writers("new", line))
+
+
+@pytest.mark.parametrize(
+    "line", ["open(p)", "open(p, 'rb')", "text.replace('a', 'b')", "files.write_text(p, '')"]
+)
+def test_a_reader_is_none(line):
+    assert not list(writers("new", line))

@@ -1,0 +1,771 @@
+"""A user's own images: what is read, how it is divided, what is refused."""
+
+import io
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vae_keras import checks, datasets, own_images
+
+RNG = np.random.default_rng(0)
+
+
+def pixels(height=5, width=7, channels=3) -> np.ndarray:
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return RNG.integers(0, 256, shape, dtype=np.uint8)
+
+
+def png(path: Path, x: np.ndarray | Image.Image | None = None, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = x if isinstance(x, Image.Image) else Image.fromarray(pixels() if x is None else x)
+    image.save(path, **options)
+    return path
+
+
+def folder_of(root: Path, count: int = 12, suffix: str = ".png", **shape) -> Path:
+    for index in range(count):
+        png(root / f"{index:03d}{suffix}", pixels(**shape))
+    return root
+
+
+def labelled(root: Path, **counts: int) -> Path:
+    for label, count in counts.items():
+        folder_of(root / label, count)
+    return root
+
+
+def everything(dataset: datasets.DataSet) -> np.ndarray:
+    return np.concatenate([dataset.images.x_train, dataset.images.x_test])
+
+
+def as_set(x: np.ndarray) -> set[bytes]:
+    return {image.tobytes() for image in x}
+
+
+# ------------------------------------------------------------------------------------ folders
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_folder_of_png_files_is_read_pixel_for_pixel(tmp_path, channels):
+    folder_of(tmp_path / "pictures", 20, channels=channels)
+    dataset = own_images.load(tmp_path / "pictures")
+    x_train, y_train, x_test, y_test = dataset.images
+    assert dataset.name == "pictures"
+    assert dataset.own
+    assert (x_train.shape, x_test.shape) == ((18, 5, 7, channels), (2, 5, 7, channels))
+    assert x_train.dtype == np.uint8
+    assert y_train is None
+    assert y_test is None
+    files = [np.asarray(Image.open(path)) for path in (tmp_path / "pictures").iterdir()]
+    assert as_set(everything(dataset)) == as_set(np.stack(files))
+
+
+def test_jpeg_files_are_read_whatever_the_case_of_their_ending(tmp_path):
+    for index in range(10):
+        png(tmp_path / f"{index}{('.jpg', '.JPEG', '.JPG')[index % 3]}", pixels(), quality=95)
+    x = everything(own_images.load(tmp_path))
+    files = [np.asarray(Image.open(path)) for path in tmp_path.iterdir()]
+    assert as_set(x) == as_set(np.stack(files))
+
+
+def test_sub_folders_are_labels_also_deeper_ones(tmp_path):
+    labelled(tmp_path, cat=6, dog=5)
+    folder_of(tmp_path / "dog" / "puppies", 4)
+    dataset = own_images.load(tmp_path)
+    _, y_train, _, y_test = dataset.images
+    names, counts = np.unique(np.concatenate([y_train, y_test]), return_counts=True)
+    assert dict(zip(names, counts, strict=True)) == {"cat": 6, "dog": 9}
+    cats = as_set(np.stack([np.asarray(Image.open(p)) for p in (tmp_path / "cat").iterdir()]))
+    for image, label in zip(dataset.images.x_train, y_train, strict=True):
+        assert (image.tobytes() in cats) == (label == "cat")
+
+
+def test_one_sub_folder_names_no_class(tmp_path):
+    assert own_images.load(labelled(tmp_path, images=12)).images.y_train is None
+
+
+def test_train_and_test_folders_are_the_division(tmp_path):
+    labelled(tmp_path / "train", cat=6, dog=5)
+    labelled(tmp_path / "test", cat=2, dog=1)
+    dataset = own_images.load(tmp_path)
+    assert dataset.split == "as given"
+    assert (len(dataset.images.x_train), len(dataset.images.x_test)) == (11, 3)
+    assert sorted(dataset.images.y_test) == ["cat", "cat", "dog"]
+    files = [np.asarray(Image.open(path)) for path in (tmp_path / "test").rglob("*.png")]
+    assert as_set(dataset.images.x_test) == as_set(np.stack(files))
+
+
+def test_hidden_files_are_passed_over_and_others_counted(tmp_path):
+    folder_of(tmp_path)
+    folder_of(tmp_path / ".thumbnails", 3)
+    (tmp_path / ".hidden.png").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "scan.tiff").write_text("mine")
+    dataset = own_images.load(tmp_path)
+    assert len(everything(dataset)) == 12
+    assert dataset.notes == ("2 other files skipped.",)
+
+
+def test_names_in_any_script_are_taken(tmp_path):
+    labelled(tmp_path, **{"猫": 6, "Straße $x$": 6})
+    png(tmp_path / "猫" / "Screenshot at 1.23\u202fPM.png")
+    labels = own_images.load(tmp_path).images.y_train
+    assert set(labels) == {"猫", "Straße $x$"}
+
+
+def test_the_files_names_and_not_their_order_on_disk_decide(tmp_path):
+    images = [pixels() for _ in range(15)]
+    for folder, order in (("a", range(15)), ("b", reversed(range(15)))):
+        for index in order:
+            png(tmp_path / folder / f"{index:02d}.png", images[index])
+    a, b = (own_images.load(tmp_path / folder).images for folder in "ab")
+    np.testing.assert_array_equal(a.x_train, b.x_train)
+    np.testing.assert_array_equal(a.x_test, b.x_test)
+
+
+# ------------------------------------------------------------------------------ kinds of files
+
+
+def one_kind(root: Path, image: Image.Image, name: str = "x.png", **options) -> np.ndarray:
+    """What a folder of ten such files is read as: the image [H, W, C]."""
+    for index in range(10):
+        png(root / f"{index}{name}", image, **options)
+    x = everything(own_images.load(root))
+    np.testing.assert_array_equal(x, np.broadcast_to(x[:1], x.shape))
+    return x[0]
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    deep = np.array([[0, 128, 129], [257, 32896, 65535]], np.uint16)
+    read = one_kind(tmp_path, Image.fromarray(deep))
+    np.testing.assert_array_equal(read[..., 0], [[0, 0, 1], [1, 128, 255]])
+
+
+def test_black_and_white_becomes_grey(tmp_path):
+    bits = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).convert("1")
+    np.testing.assert_array_equal(one_kind(tmp_path, bits)[..., 0], [[0, 255], [255, 0]])
+
+
+def test_palettes_become_what_they_mean(tmp_path):
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8), mode="P")
+    image.putpalette([255, 0, 0, 0, 255, 0, 7, 8, 9])
+    expected = [[[255, 0, 0], [0, 255, 0], [7, 8, 9]]]
+    np.testing.assert_array_equal(one_kind(tmp_path, image), expected)
+
+
+def test_grey_stored_in_colour_is_grey(tmp_path):
+    grey = pixels(channels=1)
+    read = one_kind(tmp_path, Image.fromarray(grey).convert("RGB"))
+    np.testing.assert_array_equal(read[..., 0], grey)
+    assert read.shape == (5, 7, 1)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_put_on_white(tmp_path, mode):
+    if mode == "P":
+        image = Image.fromarray(np.array([[0, 1]], np.uint8), mode="P")
+        image.putpalette([10, 20, 30, 10, 20, 30])
+        options = {"transparency": 0}
+    else:
+        image = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
+        image.putpixel((0, 0), (10, 20, 30, 0))
+        image, options = image.convert(mode), {}
+    read = one_kind(tmp_path, image, **options)
+    np.testing.assert_array_equal(read[0, 0], [255] * read.shape[-1])
+    assert read[0, 1].max() <= 30
+    assert own_images.load(tmp_path).notes[0] == "10 with transparency, put on white."
+
+
+def test_half_transparent_pixels_mix_with_white(tmp_path):
+    read = one_kind(tmp_path, Image.new("RGBA", (1, 1), (200, 0, 100, 51)))
+    np.testing.assert_allclose(read[0, 0], [244, 204, 224], atol=1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_cameras_orientation_is_followed(tmp_path, orientation, suffix):
+    x = np.zeros((16, 32), np.uint8)
+    x[:8, :8] = 255  # bright in the top left corner
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    read = one_kind(tmp_path, Image.fromarray(x), f"x{suffix}", exif=exif)[..., 0]
+    assert read.shape == ((32, 16) if orientation >= 5 else (16, 32))
+    corners = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0)}
+    corners |= {5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
+    assert read[corners[orientation]] > 200
+    assert (read > 127).mean() == pytest.approx(1 / 8, abs=0.02)
+
+
+def test_cmyk_becomes_colour(tmp_path):
+    image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    assert one_kind(tmp_path, image, "x.jpg", quality=95).shape == (8, 8, 3)
+
+
+def test_grey_among_colour_is_read_as_colour_and_said(tmp_path):
+    folder_of(tmp_path, 10)
+    grey = pixels(channels=1)
+    png(tmp_path / "grey.png", grey)
+    dataset = own_images.load(tmp_path)
+    assert dataset.images.x_train.shape[1:] == (5, 7, 3)
+    assert np.repeat(grey[..., np.newaxis], 3, axis=-1).tobytes() in as_set(everything(dataset))
+    assert dataset.notes == ("1 grey images among those in colour: read as colour.",)
+
+
+# ------------------------------------------------------------------------------------- scaling
+
+
+@pytest.mark.parametrize(("text", "size"), [("6", (6, 6)), ("4x9", (4, 9)), ("1", (1, 1))])
+def test_images_of_any_size_are_scaled_to_one(tmp_path, text, size):
+    for index in range(10):
+        png(tmp_path / f"{index}.{('png', 'jpg')[index % 2]}", pixels(5 + index, 30 - index))
+    dataset = own_images.load(tmp_path, text)
+    assert everything(dataset).shape == (10, *size, 3)
+    assert dataset.notes == (f"Scaled to {size[0]} x {size[1]}, cropped around the middle.",)
+
+
+def test_scaling_keeps_proportions_and_crops_the_sides(tmp_path):
+    x = np.zeros((20, 60, 3), np.uint8)
+    x[:, 20:40] = (250, 120, 10)  # the middle square
+    read = one_kind(tmp_path / "whole", Image.fromarray(x))
+    assert read.shape == (20, 60, 3)
+    scaled = everything(own_images.load(tmp_path / "whole", "10"))[0]
+    assert scaled.shape == (10, 10, 3)
+    inside = scaled[:, 2:-2]  # bicubic filtering mixes the outermost columns with what was cut
+    np.testing.assert_array_equal(inside, np.broadcast_to([250, 120, 10], inside.shape))
+
+
+def test_a_large_jpeg_is_scaled_as_its_pixels_are(tmp_path):
+    ramp = np.linspace(0, 255, 1600).astype(np.uint8)
+    image = Image.fromarray(np.broadcast_to(ramp, (1200, 1600)).copy())
+    png(tmp_path / "jpg" / "0.jpg", image, quality=95)
+    png(tmp_path / "png" / "0.png", image)
+    for kind in ("jpg", "png"):
+        for index in range(1, 10):
+            os.link(tmp_path / kind / f"0.{kind}", tmp_path / kind / f"{index}.{kind}")
+    jpg, exact = (everything(own_images.load(tmp_path / kind, "12x16")) for kind in ("jpg", "png"))
+    np.testing.assert_allclose(jpg.astype(int), exact, atol=3)
+
+
+def test_images_that_have_the_size_are_left_alone(tmp_path):
+    folder_of(tmp_path)
+    whole, asked = own_images.load(tmp_path), own_images.load(tmp_path, "5x7")
+    np.testing.assert_array_equal(whole.images.x_train, asked.images.x_train)
+    assert asked.notes == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0",
+        "-3",
+        "0x5",
+        "5x0",
+        "",
+        "x",
+        "32x",
+        "x32",
+        "3.5",
+        "4x4x3",
+        "257",
+        "65537x1",
+        "٣",
+        "1e2",
+        " 32",
+        "32\n",
+        "999999999999",
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(text):
+    with pytest.raises(checks.InputError, match="image_size must be H or HxW") as error:
+        own_images.parse_size(text)
+    assert f"Received: {text!r}" in str(error.value)
+
+
+# ------------------------------------------------------------------------------------- an .npz
+
+
+def npz(path: Path, **arrays) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize("shape", [(20, 5, 4), (20, 5, 4, 1), (20, 5, 4, 3)])
+def test_an_npz_is_read_as_it_is(tmp_path, shape):
+    x = RNG.integers(0, 256, shape, dtype=np.uint8)
+    path = tmp_path / "mine.npz"
+    np.savez_compressed(path, x_train=x, y_train=np.arange(20) % 3)
+    dataset = own_images.load(path)
+    assert dataset.name == "mine"
+    assert (len(dataset.images.x_train), len(dataset.images.x_test)) == (18, 2)
+    x = x.reshape(20, 5, 4, -1)
+    place = {image.tobytes(): index for index, image in enumerate(x)}
+    for part in ("train", "test"):
+        for image, label in zip(
+            getattr(dataset.images, f"x_{part}"), getattr(dataset.images, f"y_{part}"), strict=True
+        ):
+            assert place[image.tobytes()] % 3 == label
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64, bool])
+def test_numbers_of_other_kinds_become_bytes(tmp_path, dtype):
+    x = RNG.integers(0, 256, (10, 3, 3), dtype=np.uint8)
+    given = {"f": x / 255, "i": x, "b": x > 127}[np.dtype(dtype).kind].astype(dtype)
+    dataset = own_images.load(npz(tmp_path / "x.npz", x_train=given))
+    expected = np.where(x > 127, 255, 0).astype(np.uint8) if dtype is bool else x
+    assert as_set(everything(dataset)) == as_set(expected)
+    words = "stored in 256 levels" in " ".join(dataset.notes)
+    assert words == (np.dtype(dtype).kind != "i")
+
+
+def test_a_given_test_set_stays_one(tmp_path):
+    x = RNG.integers(0, 256, (12, 3, 3), dtype=np.uint8)
+    names = np.array(["cat", "dog"] * 6)
+    path = npz(tmp_path / "x.npz", x_train=x[:8], x_test=x[8:], y_train=names[:8], y_test=names[8:])
+    dataset = own_images.load(path)
+    assert dataset.split == "as given"
+    assert as_set(dataset.images.x_test) == as_set(x[8:])
+    assert sorted(dataset.images.y_test) == ["cat", "cat", "dog", "dog"]
+
+
+def test_an_npz_is_scaled_too(tmp_path):
+    x = RNG.integers(0, 256, (10, 6, 8, 3), dtype=np.uint8)
+    dataset = own_images.load(npz(tmp_path / "x.npz", x_train=x), "3x4")
+    assert everything(dataset).shape == (10, 3, 4, 3)
+
+
+# -------------------------------------------------------------------------------- the division
+
+
+def test_the_division_is_drawn_and_always_the_same(tmp_path):
+    x = np.arange(200, dtype=np.uint8).reshape(200, 1, 1)
+    path = npz(tmp_path / "x.npz", x_train=x, y_train=np.repeat(np.arange(10), 20))
+    first, second = own_images.load(path), own_images.load(path)
+    assert first.split == "one in 10 for testing, drawn with seed 0"
+    for ours, theirs in zip(first.images, second.images, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    train, test = first.images.x_train.ravel(), first.images.x_test.ravel()
+    assert (len(train), len(test)) == (180, 20)
+    np.testing.assert_array_equal(np.sort([*train, *test]), np.arange(200))
+    # Files come sorted by class: neither the test images nor the last training ones may be one's.
+    assert len(np.unique(first.images.y_test)) > 5
+    assert len(np.unique(first.images.y_train[-18:])) > 5
+
+
+def test_the_order_depends_on_the_count_alone_and_is_uniform():
+    first = [own_images._drawn_order(count)[0] for count in range(20, 400)]
+    place = np.array(first) / np.arange(20, 400)
+    order = own_images._drawn_order(1000)
+    assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
+    assert sorted(order) == list(range(1000))
+    assert 0 <= place.min() < place.max() < 1
+
+
+def test_the_identity_follows_the_content(tmp_path):
+    folder = labelled(tmp_path / "a", cat=6, dog=6)
+    identity = own_images.load(folder).identity
+    assert identity == own_images.load(folder).identity
+    assert identity["split_seed"] == 0
+    assert identity["image_shape"] == [5, 7, 3]
+    assert (identity["train_images"], identity["test_images"]) == (11, 1)
+    (folder / "notes.txt").write_text("changes nothing")
+    assert own_images.load(folder).identity == identity
+    assert own_images.load(folder, "4").identity["sha256"] != identity["sha256"]
+    image = folder / "cat" / "000.png"
+    content = np.asarray(Image.open(image)).copy()
+    content[0, 0, 0] ^= 1
+    png(image, content)
+    assert own_images.load(folder).identity["sha256"] != identity["sha256"]
+
+
+def test_a_moved_label_is_another_identity(tmp_path):
+    folder = labelled(tmp_path / "a", cat=6, dog=6)
+    before = own_images.load(folder).identity["sha256"]
+    (folder / "dog").rename(folder / "wolf")
+    assert own_images.load(folder).identity["sha256"] != before
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("a/photos", "photos"), ("a/b.npz", "b"), ("mnist", "own-mnist"), ("/", "data")],
+)
+def test_a_data_set_is_called_after_its_file_or_folder(path, name):
+    assert own_images.name(path) == name
+
+
+# ------------------------------------------------------------------------------------ bad files
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def png_bomb(path: Path, side: int) -> None:
+    """A PNG of a few hundred bytes that says it has side x side pixels."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content + chunk(b"IEND", b""))
+
+
+def in_folder(make):
+    """A folder of ten sound images of 40 x 40 and what `make` adds."""
+
+    def build(root: Path) -> Path:
+        folder_of(root / "data", 10, height=40, width=40)
+        make(root / "data")
+        return root / "data"
+
+    return build
+
+
+def bare(make):
+    """A folder of what `make` puts in it."""
+
+    def build(root: Path) -> Path:
+        (root / "data").mkdir()
+        make(root / "data")
+        return root / "data"
+
+    return build
+
+
+def changed(change):
+    """Adds a PNG whose bytes went through `change`."""
+
+    def make(folder: Path) -> None:
+        path = png(folder / "bad.png", pixels(40, 40))
+        path.write_bytes(change(path.read_bytes()))
+
+    return in_folder(make)
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 0x10]) + content[middle + 1 :]
+
+
+def jpeg_cut(folder: Path) -> None:
+    path = png(folder / "bad.jpg", pixels(40, 40))
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def gif_in_disguise(folder: Path) -> None:
+    Image.fromarray(pixels(channels=1)).save(folder / "bad.gif")
+    (folder / "bad.gif").rename(folder / "bad.png")
+
+
+def too_long(folder: Path) -> None:
+    with open(folder / "bad.png", "wb") as file:
+        file.truncate(own_images.MAX_FILE_BYTES + 1)
+
+
+def no_permission(folder: Path) -> None:
+    if os.geteuid() == 0:
+        (folder / "bad.png").symlink_to(folder / "nowhere.png")
+    else:
+        png(folder / "bad.png").chmod(0)
+
+
+def of_size(*sizes):
+    def make(folder: Path) -> None:
+        for index in range(10):
+            png(folder / f"{index}.png", pixels(*sizes[index % len(sizes)]))
+
+    return bare(make)
+
+
+BAD_FOLDERS = {
+    "empty": (bare(lambda _: None), "must hold .png, .jpg, .jpeg files"),
+    "only texts": (
+        bare(lambda f: (f / "a.txt").write_text("x")),
+        "must hold .png, .jpg, .jpeg files",
+    ),
+    "one image": (bare(lambda f: png(f / "a.png")), "at least 10 images. Received: 1."),
+    "nine images": (bare(lambda f: folder_of(f, 9)), "at least 10 images. Received: 9."),
+    "only hidden images": (bare(lambda f: folder_of(f / ".x")), "must hold .png, .jpg"),
+    "truncated PNG": (changed(lambda content: content[:-30]), "must be a sound PNG or JPEG"),
+    "PNG cut in its header": (changed(lambda content: content[:20]), "sound PNG or JPEG"),
+    "a flipped bit in a PNG": (changed(flipped), "must be a sound PNG or JPEG"),
+    "empty file": (changed(lambda _: b""), "it is neither PNG nor JPEG inside"),
+    "truncated JPEG": (in_folder(jpeg_cut), "must be a sound PNG or JPEG"),
+    "GIF called PNG": (in_folder(gif_in_disguise), "it is neither PNG nor JPEG inside"),
+    "text called JPEG": (
+        in_folder(lambda f: (f / "bad.jpg").write_text("hello")),
+        "it is neither PNG nor JPEG inside",
+    ),
+    "program called PNG": (
+        in_folder(lambda f: (f / "bad.png").write_bytes(b"#!/bin/sh\nrm -rf /\n")),
+        "it is neither PNG nor JPEG inside",
+    ),
+    "PNG bomb": (in_folder(lambda f: png_bomb(f / "bad.png", 10**4)), "10000 x 10000 pixels"),
+    "PNG bomb beyond Pillow's own limit": (
+        in_folder(lambda f: png_bomb(f / "bad.png", 10**5)),
+        "must be a sound PNG or JPEG",
+    ),
+    "PNG without its pixels": (
+        in_folder(lambda f: png_bomb(f / "000.png", 40)),
+        "must be a sound PNG or JPEG",
+    ),
+    "file of 64 MB": (in_folder(too_long), "64 MB, more than 64"),
+    "unreadable file": (in_folder(no_permission), "must be a sound PNG or JPEG"),
+    "dangling link": (
+        in_folder(lambda f: (f / "bad.png").symlink_to("nowhere")),
+        "No such file or directory",
+    ),
+    "pipe": (in_folder(lambda f: os.mkfifo(f / "bad.png")), "it is no regular file"),
+    "mixed sizes": (of_size((5, 7), (5, 8)), "all be of one size, or be scaled to one"),
+    "large images": (of_size((300, 300)), "at most 65,536 numbers, H x W x channels"),
+    "large colour images": (of_size((200, 200)), "Received: 200 x 200 x 3. Pass a smaller"),
+    "images beside labels": (
+        in_folder(lambda f: folder_of(f / "cat")),
+        "all in sub-folders, which are their labels, or none",
+    ),
+    "a label without images": (
+        bare(lambda f: (labelled(f, cat=9, dog=9), (f / "owl").mkdir())),
+        "every sub-folder is a label and must hold images",
+    ),
+    "a line break in a name": (
+        in_folder(lambda f: png(f / "a\nb.png")),
+        "without control characters. Received: 'a\\nb.png'",
+    ),
+    "a label that is no text": (
+        bare(lambda f: (labelled(f, cat=9), folder_of(f / os.fsdecode(b"d\xffg"), 9))),
+        "without control characters. Received: 'd\\udcffg/000.png'",
+    ),
+    "train without images": (
+        bare(lambda f: (labelled(f, test=12), (f / "train").mkdir())),
+        "must hold .png, .jpg, .jpeg files",
+    ),
+    "images beside train and test": (
+        in_folder(lambda f: labelled(f, train=9, test=9)),
+        "must hold all images in them",
+    ),
+    "a third part beside train and test": (
+        bare(lambda f: labelled(f, train=9, test=9, valid=2)),
+        "must hold all images in them",
+    ),
+}
+
+
+def grey(count=12, height=4, width=4):
+    return RNG.integers(0, 256, (count, height, width), dtype=np.uint8)
+
+
+def arrays(**given):
+    def build(root: Path) -> Path:
+        return npz(root / "data.npz", **{name: make() for name, make in given.items()})
+
+    return build
+
+
+def members(*pairs, compression=zipfile.ZIP_STORED):
+    """An archive of the given names and contents."""
+
+    def build(root: Path) -> Path:
+        path = root / "data.npz"
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name, content in pairs:
+                archive.writestr(name, content)
+        return path
+
+    return build
+
+
+def npy(x: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, x)
+    return buffer.getvalue()
+
+
+def header(shape, descr="|u1", version=b"\x01\x00") -> bytes:
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}\n".encode()
+    return b"\x93NUMPY" + version + struct.pack("<H", len(text)) + text
+
+
+def bytes_changed(change):
+    def build(root: Path) -> Path:
+        path = npz(root / "data.npz", x_train=grey(200))
+        path.write_bytes(change(path.read_bytes()))
+        return path
+
+    return build
+
+
+def twice(root: Path) -> Path:
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        return members(("x_train.npy", npy(grey())), ("x_train.npy", npy(grey())))(root)
+
+
+class Evil:
+    """Makes a file if it is ever unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+BAD_ARCHIVES = {
+    "a text": (bytes_changed(lambda _: b"hello"), "must be a sound archive of arrays"),
+    "empty file": (bytes_changed(lambda _: b""), "must be a sound archive of arrays"),
+    "truncated": (bytes_changed(lambda content: content[:-300]), "must be a sound archive"),
+    "a flipped bit": (bytes_changed(flipped), "must be a sound archive of arrays"),
+    "no arrays": (members(), "must hold x_train"),
+    "no x_train": (arrays(x_test=grey), "must hold x_train. Received"),
+    "another name": (arrays(x_train=grey, x_val=grey), "Received: 'x_val.npy'"),
+    "a path upwards": (
+        members(("x_train.npy", npy(grey())), ("../../evil.npy", npy(grey()))),
+        "Received: '../../evil.npy'",
+    ),
+    "an absolute path": (members(("/etc/passwd", b"root")), "Received: '/etc/passwd'"),
+    "a name twice": (twice, "a name stands in it twice"),
+    "Python objects": (
+        arrays(x_train=lambda: np.array([Evil()] * 12)),
+        "Python objects are never read",
+    ),
+    "ragged images": (
+        arrays(x_train=lambda: np.array([np.zeros((2, 2)), np.zeros((3, 3))] * 6, object)),
+        "Python objects are never read",
+    ),
+    "a pickle for an array": (members(("x_train.npy", b"\x80\x04cos\nsystem\n.")), "sound archive"),
+    "zip bomb": (
+        members(("x_train.npy", b"\0" * 2**20), compression=zipfile.ZIP_DEFLATED),
+        "must unpack to at most 1 MB",
+    ),
+    "a header that promises more": (
+        members(("x_train.npy", header((10**9, 10**3, 10**3)) + b"\0" * 100)),
+        "is not as long as its shape",
+    ),
+    "a negative shape": (
+        members(("x_train.npy", header((-12, -4, 4)) + b"\0" * 192)),
+        "is not as long as its shape",
+    ),
+    "a header that is code": (
+        members(("x_train.npy", header("__import__('os').mkdir('ran')"))),
+        "must be a sound archive of arrays",
+    ),
+    "an unknown version": (
+        members(("x_train.npy", header((12, 4, 4), version=b"\x09\x00"))),
+        "must be a sound archive of arrays",
+    ),
+    "another packing": (
+        members(("x_train.npy", npy(grey())), compression=zipfile.ZIP_LZMA),
+        "packed in another way than NumPy does",
+    ),
+    "floats up to 255": (
+        arrays(x_train=lambda: grey().astype(np.float32)),
+        "with float pixels must lie in [0, 1]",
+    ),
+    "NaN": (arrays(x_train=lambda: np.full((12, 4, 4), np.nan)), "must be finite"),
+    "integers beyond a byte": (
+        arrays(x_train=lambda: np.full((12, 4, 4), 256)),
+        "with integer pixels must lie in 0..255",
+    ),
+    "texts": (arrays(x_train=lambda: np.full((12, 4, 4), "a")), "must hold numbers"),
+    "complex numbers": (arrays(x_train=lambda: np.ones((12, 4, 4), complex)), "hold numbers"),
+    "one image without its axis": (arrays(x_train=lambda: grey()[0]), "must have shape [N, H, W]"),
+    "five axes": (arrays(x_train=lambda: grey()[None, ..., None]), "must have shape [N, H, W]"),
+    "four channels": (arrays(x_train=lambda: np.ones((12, 4, 4, 4), np.uint8)), "1 or 3 channels"),
+    "no images": (arrays(x_train=lambda: grey(0)), "must hold at least one image"),
+    "images without pixels": (arrays(x_train=lambda: grey(12, 0)), "at least one image"),
+    "too few images": (arrays(x_train=lambda: grey(9)), "at least 10 images. Received: 9."),
+    "an empty test set": (
+        arrays(x_train=grey, x_test=lambda: grey(0)),
+        "x_test of",
+    ),
+    "shapes that differ": (
+        arrays(x_train=grey, x_test=lambda: grey(4, 4, 5)),
+        "must hold images of one shape. Received: (4, 4, 1) and (4, 5, 1)",
+    ),
+    "images beyond the networks": (
+        arrays(x_train=lambda: grey(10, 257, 257)),
+        "at most 65,536 numbers, H x W x channels",
+    ),
+    "a label too few": (
+        arrays(x_train=grey, y_train=lambda: np.arange(11)),
+        "must hold one label an image. Received: 11 labels for 12 images",
+    ),
+    "labels as floats": (
+        arrays(x_train=grey, y_train=lambda: np.ones(12)),
+        "y_train must hold a whole number or a text an image",
+    ),
+    "labels one-hot": (
+        arrays(x_train=grey, y_train=lambda: np.eye(12, dtype=int)),
+        "y_train must hold a whole number or a text an image",
+    ),
+    "labels as objects": (
+        arrays(x_train=grey, y_train=lambda: np.array([Evil()] * 12)),
+        "Python objects are never read",
+    ),
+    "a line break in a label": (
+        arrays(x_train=grey, y_train=lambda: np.array(["a", "b\n"] * 6)),
+        "without control characters. Received: 'b\\n'",
+    ),
+    "test labels without images": (
+        arrays(x_train=grey, y_test=lambda: np.arange(12)),
+        "y_test must come with x_test",
+    ),
+    "a folder's name": (lambda root: root / "nowhere", "data must be one of: mnist, fashion_mnist"),
+    "an image alone": (lambda root: png(root / "a.png"), "or of a folder of images"),
+}
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [*BAD_FOLDERS.values(), *BAD_ARCHIVES.values()],
+    ids=[*(f"folder, {name}" for name in BAD_FOLDERS), *(f"npz, {name}" for name in BAD_ARCHIVES)],
+)
+def test_bad_data_gets_one_sentence(build, sentence, tmp_path, monkeypatch, request):
+    monkeypatch.chdir(tmp_path)
+    if "bomb" in request.node.name and "npz" in request.node.name:
+        monkeypatch.setattr(own_images, "MAX_BYTES", 2**20 - 1)  # a small one explodes as well
+    with pytest.raises(checks.InputError) as error:
+        own_images.load(build(tmp_path))
+    message = str(error.value)
+    assert sentence in message
+    assert "Received: " in message
+    assert len(message.splitlines()) == 1
+    assert message.endswith(".")
+    assert not (tmp_path / "ran").exists(), "nothing of a file may run"
+
+
+def test_an_unlistable_folder_is_refused(tmp_path, monkeypatch):
+    folder_of(tmp_path)
+
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(own_images.os, "scandir", refuse)
+    with pytest.raises(checks.InputError, match="data must be readable") as error:
+        own_images.load(tmp_path)
+    assert "Permission denied" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_what_would_not_fit_is_refused_before_decoding(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(own_images, "MAX_BYTES", 3000)
+    monkeypatch.setattr(own_images, "_decode", lambda *_: pytest.fail("an image was decoded"))
+    if kind == "folder":
+        path = folder_of(tmp_path / "data", 30)
+        with pytest.raises(checks.InputError, match=r"Received: 30 images of 5 x 7 x 3"):
+            own_images.load(path)
+        with pytest.raises(checks.InputError, match=r"Received: 30 images of 16 x 16 x 1"):
+            own_images.load(path, "16")
+    else:
+        with pytest.raises(checks.InputError, match="must unpack to at most"):
+            own_images.load(npz(tmp_path / "x.npz", x_train=grey(200)))
+
+
+def test_sizes_are_compared_before_all_headers_are_read(tmp_path, monkeypatch):
+    folder_of(tmp_path, 30)
+    read = []
+    real = own_images._header
+    monkeypatch.setattr(own_images, "_header", lambda path: read.append(path) or real(path))
+    monkeypatch.setattr(own_images, "MAX_BYTES", 1000)
+    with pytest.raises(checks.InputError, match="must fit into"):
+        own_images.load(tmp_path)
+    assert len(read) == 1
