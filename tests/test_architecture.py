@@ -14,6 +14,7 @@ PACKAGE = Path(vae_keras.__file__).parent
 LAYERS = (
     ("_version", "checks", "files", "noise"),
     (
+        "cluster",
         "data",
         "datasets",
         "distributions",

@@ -128,6 +128,16 @@ def test_the_same_command_twice_is_bit_identical(run, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_mirrored_trains_as_one_device_does(run, tmp_path):
+    training.train(config(tmp_path / "run", strategy="mirrored"))
+    for expected, found in zip(figures(run), figures(tmp_path / "run"), strict=True):
+        for name in expected:
+            assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-5), name
+    a, b = (keras.saving.load_model(f / "model.keras") for f in (run, tmp_path / "run"))
+    for one, other in zip(a.get_weights(), b.get_weights(), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
+
+
 def test_without_validation_its_columns_stay_empty(tmp_path):
     training.train(config(tmp_path / "run", validation=0, epochs=1))
     (row,) = callbacks.read_elbo_csv(tmp_path / "run" / "elbo.csv")
@@ -171,7 +181,7 @@ def test_help_is_short(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     flags = "preset epochs batch-size learning-rate seed workdir data validation binarization"
-    for flag in [*flags.split(), "image-size", "overwrite"]:
+    for flag in [*flags.split(), "image-size", "strategy", "overwrite"]:
         assert f"--{flag}" in text
     assert len(text.splitlines()) < 30
 
@@ -189,6 +199,7 @@ def test_help_is_short(capsys):
         (["--validation", "-1"], "validation must be a whole number >= 0"),
         (["--validation", "1200"], "validation must leave images to train on"),
         (["--data", "nowhere"], "data must be one of: mnist"),
+        (["--strategy", "multi_worker"], "strategy multi_worker needs TF_CONFIG, or a Slurm step"),
         (["--image-size", "32"], "image_size scales your own images. Received: '32' for mnist"),
         (["--data", ".", "--image-size", "0"], "image_size must be H or HxW"),
     ],

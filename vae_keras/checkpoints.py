@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -79,6 +80,41 @@ def restore(folder: str | os.PathLike[str], model: VAE) -> Progress | None:
     Raises:
         checks.InputError: when there are checkpoints and all are damaged.
     """
+    found = _newest_sound(folder)
+    if found is None:
+        return None
+    weights, progress = found
+    model.load_weights(weights)
+    return progress
+
+
+def pack(folder: str | os.PathLike[str]) -> bytes:
+    """Returns the newest sound checkpoint as one message, empty when there is none.
+
+    Raises:
+        checks.InputError: when there are checkpoints and all are damaged.
+    """
+    found = _newest_sound(folder)
+    if found is None:
+        return b""
+    weights, progress = found
+    return json.dumps(asdict(progress)).encode() + b"\n" + weights.read_bytes()
+
+
+def unpack(message: bytes, model: VAE) -> Progress | None:
+    """Does what `restore` does, from what `pack` returned on another machine."""
+    if not message:
+        return None
+    content, _, weights = message.partition(b"\n")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "packed.keras"
+        path.write_bytes(weights)
+        model.load_weights(path)
+    return Progress(**json.loads(content))
+
+
+def _newest_sound(folder: str | os.PathLike[str]) -> tuple[Path, Progress] | None:
+    """The weights file and the progress of the newest sound checkpoint."""
     found = sorted(Path(folder).glob("epoch-*.json"), reverse=True)
     for path in found:
         weights = path.with_suffix(".keras")
@@ -92,8 +128,7 @@ def restore(folder: str | os.PathLike[str], model: VAE) -> Progress | None:
                 f"checkpoint {path.stem} is damaged ({error}); it is skipped", stacklevel=2
             )
             continue
-        model.load_weights(weights)
-        return progress
+        return weights, progress
     if found:
         raise checks.InputError(
             f"a run goes on from a sound checkpoint. Received: {len(found)} in {folder}, all "
@@ -111,7 +146,7 @@ class Checkpointer(keras.callbacks.Callback):
     """Saves a run's state at each epoch's end, and every minute in between.
 
     Args:
-        folder: of the checkpoints.
+        folder: of the checkpoints, or None to write none: the chief of several workers does.
         rows: gives the rows of `elbo.csv` so far.
         progress: where the run goes on, from `restore`. Default: at its beginning.
         seconds: between checkpoints within an epoch. Default 60.
@@ -120,14 +155,14 @@ class Checkpointer(keras.callbacks.Callback):
 
     def __init__(
         self,
-        folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str] | None,
         rows: Callable[[], list[dict[str, str]]],
         progress: Progress | None = None,
         seconds: float = 60.0,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
-        self.folder, self.rows = Path(folder), rows
+        self.folder, self.rows = None if folder is None else Path(folder), rows
         self.seconds = checks.positive("seconds", seconds)
         self.progress, self.should_stop = progress, should_stop
         self._epoch, self._skipped, self._saved_at = 0, 0, 0.0
@@ -160,7 +195,9 @@ class Checkpointer(keras.callbacks.Callback):
             raise Stopped(f"after epoch {epoch}")
 
     def _save(self, epoch: int, step: int) -> None:
-        metrics = [float(variable) for variable in self._metrics()] if step else []
+        if self.folder is None:
+            return
+        metrics = [float(variable.numpy()) for variable in self._metrics()] if step else []
         save(self.folder, self.model, Progress(epoch, step, metrics, self.rows()))
         self._saved_at = time.monotonic()
 

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 
 BUG, USAGE_ERROR, DIVERGED = 1, 2, 3
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 _LONGEST = 1000  # characters: TensorFlow's errors can list a whole graph
 
 
@@ -19,11 +20,13 @@ def run(command: Callable[[], object], debug: bool = False) -> int:
 
     Returns:
         0; 1 for an error that nobody expected; 2 for bad input or a refusing file system; 3 when
-        training met a number that is not finite; 130 after Ctrl-C; 143 after SIGTERM.
+        training met a number that is not finite; 75 when a worker was lost; 130 after Ctrl-C; 143
+        after SIGTERM.
     """
     import tensorflow as tf
 
     from vae_keras.checks import InputError
+    from vae_keras.cluster import WorkerLost
     from vae_keras.divergence import Diverged
     from vae_keras.training import Interrupted
 
@@ -42,6 +45,8 @@ def run(command: Callable[[], object], debug: bool = False) -> int:
             return _say(error, USAGE_ERROR)
         if isinstance(error, Diverged):
             return _say(error, DIVERGED)
+        if isinstance(error, WorkerLost):
+            return _say(error, TRY_AGAIN)
         if isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError)):
             return _say("it needs more memory than there is. Ask for less at a time.", USAGE_ERROR)
         hint = "This is a bug; --debug shows where."

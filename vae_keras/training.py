@@ -21,6 +21,7 @@ from vae_keras import (
     callbacks,
     checkpoints,
     checks,
+    cluster,
     data,
     datasets,
     divergence,
@@ -56,6 +57,8 @@ class TrainConfig:
         data: a name in `datasets.KNOWN`, or a path as `own_images.load` takes it; batch size and
             validation images are then sized by the data where they are not given.
         image_size: "H" or "HxW" to scale own images to. Default: as they are.
+        strategy: "none", "mirrored" or "multi_worker", see `cluster.join`; the batch size is the
+            global one, and the result the same up to float error. Default "none".
         overwrite: whether a folder that holds another run is emptied. Default False.
     """
 
@@ -69,6 +72,7 @@ class TrainConfig:
     image_size: str | None = None
     validation: int | None = None
     binarization: str | None = None
+    strategy: str = "none"
     overwrite: bool = False
 
     def recipe(self) -> presets.Recipe:
@@ -119,32 +123,36 @@ def train(config: TrainConfig) -> Path:
         checks.InputError: for a configuration that cannot be right; nothing is written.
         Interrupted: after Ctrl-C or SIGTERM, with the state saved.
         divergence.Diverged: when the loss is no longer finite; names the last checkpoint.
+        cluster.WorkerLost: when another worker ended; its place is in the chief's checkpoint.
 
     Example:
         >>> train(TrainConfig(preset="mlp_mnist", epochs=2, workdir="runs/short"))
     """
     recipe, folder = config.recipe(), config.folder()
-    with _Signals() as signals:
-        print("Loading training data...", flush=True)
+    team = cluster.join(config.strategy)
+    with _Signals() as signals, team.watched():
+        if team.is_chief:
+            print("Loading training data...", flush=True)
         dataset = load_data(recipe.data, config.image_size)
         images = dataset.images
         recipe = _sized(recipe, config, dataset)
         wanted = {"preset": config.preset} | recipe.to_dict()
         if dataset.own:
             wanted["own_data"] = dict(dataset.identity)
-        _check_folder(folder, wanted, config.overwrite)
-        if not config.overwrite and (folder / "report.html").exists():
-            print(f"{folder} is complete. To train it anew, pass --overwrite.")
+        if _is_complete(team, folder, wanted, config.overwrite):
             return folder
         _check_sizes(recipe, len(images.x_train))
-        _announce(recipe, dataset)
-        _claim(folder, wanted, config.overwrite)
-        model = build_model(recipe, images.x_train.shape[1:], len(images.x_train))
+        if team.is_chief:
+            _announce(recipe, dataset)
+        team.on_chief(lambda: _claim(folder, wanted, config.overwrite))
+        with team.scope():
+            model = build_model(recipe, images.x_train.shape[1:], len(images.x_train))
         try:
-            _fit(model, recipe, dataset, folder, signals)
-            _finish(model, recipe, config, dataset, folder, signals)
+            _fit(model, recipe, dataset, folder, signals, team)
+            team.on_chief(lambda: _finish(model, recipe, config, dataset, folder, signals))
         except checkpoints.Stopped as stopped:
-            raise Interrupted(signals.received or signal.SIGINT, folder, str(stopped)) from None
+            # Without a signal of its own, this worker stopped for another's.
+            raise Interrupted(signals.received or signal.SIGTERM, folder, str(stopped)) from None
         except divergence.Diverged as error:
             raise divergence.Diverged(error.step, error.place, _remedy(folder)) from error
     return folder
@@ -247,6 +255,27 @@ def _schedule(recipe: presets.Recipe, steps: int) -> float | Any:
 
 
 # --------------------------------------------------------------------------------- the stages
+
+
+def _is_complete(
+    team: cluster.Cluster, folder: Path, wanted: dict[str, Any], overwrite: bool
+) -> bool:
+    """Whether the chief's folder holds this run, finished; refuses another run's folder."""
+
+    def look() -> bytes:
+        _check_folder(folder, wanted, overwrite)
+        complete = not overwrite and (folder / "report.html").exists()
+        if complete:
+            print(f"{folder} is complete. To train it anew, pass --overwrite.")
+        return json.dumps([complete, wanted]).encode()
+
+    complete, chiefs = json.loads(team.on_chief(look))
+    if chiefs != json.loads(json.dumps(wanted)):
+        raise checks.InputError(
+            "all workers must train the same configuration on the same data. Received: another "
+            "one than the chief's. Start every worker with the same command."
+        )
+    return complete
 
 
 def _sized(
@@ -360,18 +389,37 @@ def _fit(
     dataset: datasets.DataSet,
     folder: Path,
     signals: _Signals,
+    team: cluster.Cluster,
 ) -> None:
     images = dataset.images
-    progress = checkpoints.restore(folder / "checkpoints", model)
+    progress = _restore(model, folder / "checkpoints", team)
     csv_path = folder / "elbo.csv"
     if progress is not None:
-        callbacks.write_elbo_csv(csv_path, progress.rows)
+        if team.is_chief:
+            callbacks.write_elbo_csv(csv_path, progress.rows)
         if progress.epoch >= recipe.epochs:
             return
-        print(f"Going on after epoch {progress.epoch}, step {progress.step}.", flush=True)
+        if team.is_chief:
+            print(f"Going on after epoch {progress.epoch}, step {progress.step}.", flush=True)
     writer = callbacks.ELBOWriter(csv_path, append=progress is not None)
     train_rows = len(images.x_train) - recipe.validation
     validation = (images.x_train[train_rows:],) if recipe.validation else None
+    checkpointer = checkpoints.Checkpointer(
+        folder / "checkpoints" if team.is_chief else None,
+        rows=lambda: writer.rows,
+        progress=progress,
+        should_stop=lambda: signals.received is not None,
+    )
+    if team.has_peers:  # they all stop after the same step, or those that go on wait in vain
+        model.wants_stop = checkpointer.should_stop
+        checkpointer.should_stop = lambda: model.all_stop
+    figure_writer = callbacks.FigureWriter(
+        gallery.prior_grids(model, recipe.seed),
+        folder / "figures",
+        epochs={min(epoch, recipe.epochs) for epoch in (*_FIGURE_EPOCHS, recipe.epochs)},
+        titles=gallery.PRIOR_TITLES,
+        ink=dataset.ink,
+    )
     model.fit(
         images.x_train[:train_rows],
         batch_size=recipe.batch_size,
@@ -379,23 +427,16 @@ def _fit(
         initial_epoch=progress.epoch if progress is not None else 0,
         validation_data=validation,
         validation_batch_size=min(500, recipe.validation or 500),
-        callbacks=[
-            writer,
-            callbacks.FigureWriter(
-                gallery.prior_grids(model, recipe.seed),
-                folder / "figures",
-                epochs={min(epoch, recipe.epochs) for epoch in (*_FIGURE_EPOCHS, recipe.epochs)},
-                titles=gallery.PRIOR_TITLES,
-                ink=dataset.ink,
-            ),
-            checkpoints.Checkpointer(
-                folder / "checkpoints",
-                rows=lambda: writer.rows,
-                progress=progress,
-                should_stop=lambda: signals.received is not None,
-            ),
-        ],
+        verbose="auto" if team.is_chief else 0,
+        callbacks=[writer, figure_writer, checkpointer] if team.is_chief else [checkpointer],
     )
+
+
+def _restore(model: VAE, folder: Path, team: cluster.Cluster) -> checkpoints.Progress | None:
+    """Goes back to the chief's checkpoint; the other workers need not see its folder."""
+    if not team.has_peers:
+        return checkpoints.restore(folder, model)
+    return checkpoints.unpack(team.on_chief(lambda: checkpoints.pack(folder)), model)
 
 
 def _finish(
@@ -407,6 +448,7 @@ def _finish(
     signals: _Signals,
 ) -> None:
     """Writes everything that follows from the weights; done again as a whole if cut short."""
+    model = _bare(model)  # of its strategy, too: the chief works alone from here on
     images = dataset.images
     test = data.binarize(images.x_test, recipe.seed, recipe.binarization)
     rows = callbacks.read_elbo_csv(folder / "elbo.csv")
@@ -497,12 +539,17 @@ def latent_classes(model: VAE, test: np.ndarray, labels: np.ndarray | None) -> d
 
 def save_weights(model: VAE, path: Path) -> None:
     """Writes weights and configuration as a `.keras` file, without optimizer state."""
+    with files.staged(path) as temporary:
+        _bare(model).save(temporary)
+
+
+def _bare(model: VAE) -> VAE:
+    """The same network without optimizer and strategy."""
     bare = VAE.from_config(model.get_config())
     if not bare.built:
         bare.build((None, *model.image_shape))
     bare.set_weights(model.get_weights())
-    with files.staged(path) as temporary:
-        bare.save(temporary)
+    return bare
 
 
 class _Signals:
