@@ -38,7 +38,7 @@ import h5py
 import numpy as np
 
 import train as command
-from vae_keras import callbacks, checkpoints, data, export, figures, model, training
+from vae_keras import callbacks, checkpoints, datasets, export, figures, model, training
 
 STAGES = ("start", "epoch", "checkpoint", "figures", "export", "results")
 TRAINING, AFTER = STAGES[:3], STAGES[3:]  # a run that was killed after training trains no more
@@ -75,8 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     arguments = parser.parse_args(argv)
     rng = random.Random(arguments.seed)
-    mnist = data.load_mnist()  # NumPy alone
-    cut = data.Images(
+    mnist = datasets.load_mnist()  # NumPy alone
+    cut = datasets.Images(
         mnist.x_train[:1200], mnist.y_train[:1200], mnist.x_test[:100], mnist.y_test[:100]
     )
     with tempfile.TemporaryDirectory() as name:
@@ -137,7 +137,7 @@ def plan(
 
 
 def attempt(
-    folder: Path, images: data.Images, moment: Callable[[Attempt], float | None]
+    folder: Path, images: datasets.Images, moment: Callable[[Attempt], float | None]
 ) -> Attempt:
     """Runs `train.py` once in a child, and kills it when its moment has come."""
     reader, writer = os.pipe()
@@ -184,7 +184,7 @@ def attempt(
     return so_far
 
 
-def _train(folder: Path, images: data.Images, pipe: int) -> int:
+def _train(folder: Path, images: datasets.Images, pipe: int) -> int:
     """In the child: the command itself, that tells the killer which stage it enters."""
     stage = 0
 
@@ -205,7 +205,7 @@ def _train(folder: Path, images: data.Images, pipe: int) -> int:
         os.dup2(nothing.fileno(), 1)
     model._STACK_ROWS = 100  # many calls an epoch
     training.VAE._xla_pays = lambda _: False  # its compilation takes seconds
-    training.load_images = lambda *_: images
+    datasets.load_mnist = lambda *_: images
     training.checkpoints.Checkpointer = functools.partial(checkpoints.Checkpointer, seconds=0.02)
     training._fit = within("epoch", training._fit)
     training._finish = within("results", training._finish)

@@ -22,7 +22,7 @@ import pytest
 import train as command
 import vae_keras
 from tests.conftest import small_vae
-from vae_keras import callbacks, data, export, files, keras_file, presets, training, zoo
+from vae_keras import callbacks, datasets, export, files, keras_file, presets, training, zoo
 from vae_keras.__main__ import main
 
 FAULTS = {
@@ -109,10 +109,10 @@ def leftovers(folder):
 @pytest.fixture
 def run_command(monkeypatch, mnist):
     """`train.py` on 300 images, without XLA, whose compilation takes seconds."""
-    cut = data.Images(
+    cut = datasets.Images(
         mnist.x_train[:300], mnist.y_train[:300], mnist.x_test[:60], mnist.y_test[:60]
     )
-    monkeypatch.setattr(training, "load_images", lambda *_: cut)
+    monkeypatch.setattr(training.datasets, "load_mnist", lambda *_: cut)
     monkeypatch.setattr(training.VAE, "_xla_pays", lambda _: False)
     flags = ["--epochs", "2", "--validation", "100", "--batch-size", "50"]
     return lambda folder: command.main(["--workdir", str(folder), *flags])
@@ -199,7 +199,7 @@ def test_a_run_goes_through_every_fault_to_the_same_end(
 def test_the_cache_of_mnist(mnist, tmp_path, disk, fault):
     said = []
     with disk.fails(fault, "mnist.npz"):
-        data._write_cache(tmp_path / "mnist.npz", mnist, said.append)
+        datasets._write_cache("MNIST", tmp_path / "mnist.npz", mnist, said.append)
     assert list(tmp_path.iterdir()) == []
     assert f"could not be cached at {tmp_path / 'mnist.npz'} ({FAULTS[fault]})" in said[0]
 
@@ -286,8 +286,10 @@ def test_parts_in_other_formats(tmp_path, disk, fault):
 @pytest.fixture
 def finished(tmp_path, monkeypatch, mnist):
     """A run of the preset as `publish` takes it, and a zoo that a test may damage."""
-    cut = data.Images(mnist.x_train[:9], mnist.y_train[:9], mnist.x_test[:20], mnist.y_test[:20])
-    monkeypatch.setattr(training, "load_images", lambda *_: cut)
+    cut = datasets.Images(
+        mnist.x_train[:9], mnist.y_train[:9], mnist.x_test[:20], mnist.y_test[:20]
+    )
+    monkeypatch.setattr(training.datasets, "load_mnist", lambda *_: cut)
     monkeypatch.setattr(zoo.export, "export_saved_model", lambda *_, **__: None)  # tested above
     run, target = tmp_path / "run", tmp_path / "zoo" / "mlp_mnist"
     shutil.copytree(presets.folder() / "mlp_mnist", target, ignore=lambda *_: ["1"])
@@ -324,8 +326,8 @@ def test_publishing(finished, disk, capsys):
 WRITERS = {
     ("callbacks", "create_file_writer"),  # TensorBoard's event log, appended to
     ("checkpoints", "model.save"),  # staged
-    ("data", "np.savez"),  # atomic_write
-    ("data", "os.replace"),  # a damaged cache aside
+    ("datasets", "np.savez"),  # atomic_write
+    ("datasets", "os.replace"),  # a damaged cache aside
     ("export", "archive.write_out"),  # into a folder that is renamed
     ("export", "os.replace"),  # that renaming
     ("export", "part.export"),  # staged

@@ -58,6 +58,9 @@ def save(folder: str | os.PathLike[str], model: VAE, progress: Progress) -> None
     divergence.require_finite(held, step)
     folder = Path(folder)
     name = f"epoch-{progress.epoch:05d}-step-{progress.step:07d}"
+    # Only a damaged one can have this name. Its hash goes first: at no moment may it be the hash
+    # of other weights.
+    (folder / f"{name}.json").unlink(missing_ok=True)
     with files.staged(folder / f"{name}.keras") as temporary:
         model.save(temporary)
         digest = files.sha256(temporary)
@@ -162,7 +165,7 @@ class Checkpointer(keras.callbacks.Callback):
         self.folder, self.rows = None if folder is None else Path(folder), rows
         self.seconds = checks.positive("seconds", seconds)
         self.progress, self.should_stop = progress, should_stop
-        self._epoch, self._saved_at = 0, 0.0
+        self._epoch, self._skipped, self._saved_at = 0, 0, 0.0
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         self._saved_at = time.monotonic()
@@ -171,13 +174,14 @@ class Checkpointer(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         self._epoch = epoch
+        self._skipped = 0 if self.progress is None else self.progress.step
         if self.progress is not None and self.progress.step:
             for variable, value in zip(self._metrics(), self.progress.metrics, strict=True):
                 variable.assign(value)
         self.progress = None
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        if self.model.steps_to_skip > 0:  # still on the way to where the checkpoint was made
+        if batch < self._skipped:  # still on the way to where the checkpoint was made
             return
         stop = self.should_stop()
         if stop or time.monotonic() - self._saved_at > self.seconds:
