@@ -88,6 +88,8 @@ def test_ctrl_c_during_the_imports_is_one_line(command, tmp_path):
         [sys.executable, *command],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        # A shell's background job ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         capture_output=True,
         text=True,
         timeout=120,

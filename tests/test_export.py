@@ -439,8 +439,8 @@ def test_versions_count_up_and_never_change(small, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"version": 0}, "version must be a whole number >= 1"),
-        ({"version": True}, "version must be a whole number >= 1"),
+        ({"version": 0}, "version must be a whole number from 1 to"),
+        ({"version": True}, "version must be a whole number from 1 to"),
         ({"score_samples": 0}, "score_samples must be a whole number >= 1"),
         ({"largest_batch": 0}, "largest_batch must be a whole number >= 1"),
     ],
@@ -455,7 +455,7 @@ def test_a_model_without_weights_is_refused(tmp_path):
 
     unbuilt = VAE(keras.layers.Dense(4), keras.layers.Dense(4))
     for call in (export.export_saved_model, lambda *a: export.export_parts(*a, "litert")):
-        with pytest.raises(checks.InputError, match="export needs a model with weights"):
+        with pytest.raises(checks.InputError, match="export needs a VAE with weights"):
             call(unbuilt, tmp_path)
 
 

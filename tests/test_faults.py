@@ -326,6 +326,7 @@ def test_publishing(finished, disk, capsys):
 WRITERS = {
     ("callbacks", "create_file_writer"),  # TensorBoard's event log, appended to
     ("checkpoints", "model.save"),  # staged
+    ("checkpoints", "path.write_bytes"),  # into a folder that is temporary
     ("datasets", "np.savez"),  # atomic_write
     ("datasets", "os.replace"),  # a damaged cache aside
     ("export", "archive.write_out"),  # into a folder that is renamed
@@ -337,7 +338,7 @@ WRITERS = {
     ("files", "open"),  # to flush it
     ("files", "os.replace"),
     ("files", "shutil.copyfileobj"),  # atomic_write
-    ("training", "bare.save"),  # staged
+    ("training", "_bare(model).save"),  # staged
     ("warmup", "tf.io.TFRecordWriter"),  # into a folder that is renamed
     ("zoo", "np.savez_compressed"),  # atomic_write
 }
