@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import results
+from benchmarks import results, scaling
 
 _HERE = Path(__file__).resolve().parent
 READMES = {_HERE / "README.md": "results", _HERE.parent / "README.md": "benchmarks/results"}
@@ -98,6 +98,8 @@ def rendered(path: Path) -> str:
         opening, name, closing = match.groups()
         if name == "findings":
             return f"{opening}{findings()}\n{closing}"
+        if name == "scaling":
+            return f"{opening}{scaling.text()}\n{closing}"
         rows = results.read(name)
         picture = f"![{name}]({READMES[path]}/{name}.png)"
         body = f"{table(rows)}\n\n{picture}" if rows else "Not measured yet."

@@ -53,6 +53,14 @@ def test_own_networks_run_as_printed(tmp_path, monkeypatch):
     assert names["vae"].history.history["elbo"][-1] > -400
 
 
+@pytest.mark.slow
+def test_a_strategy_runs_as_printed():
+    names: dict[str, object] = {}
+    exec(compile(PYTHON[2], "README.md", "exec"), names)
+    assert names["vae"].strategy is not None
+    assert names["vae"].history.history["elbo"][-1] > -400
+
+
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_run_as_printed(line, files):
     assert main(shlex.split(line)[3:]) == 0

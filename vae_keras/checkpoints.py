@@ -108,7 +108,8 @@ def unpack(message: bytes, model: VAE) -> Progress | None:
     content, _, weights = message.partition(b"\n")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "packed.keras"
-        path.write_bytes(weights)
+        with files.atomic_write(path) as file:
+            file.write(weights)
         model.load_weights(path)
     return Progress(**json.loads(content))
 

@@ -12,6 +12,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,13 @@ def dataset(
     return strategy.distribute_datasets_from_function(shares)
 
 
+def message_bytes(model: Any) -> int:
+    """Returns how much each replica gives to the all-reduce of a training step, in bytes."""
+    gradient = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    wish_and_weight = 2
+    return 4 * (wish_and_weight + len(model.metrics) + gradient)
+
+
 def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Tensor]]:
     """Makes what Keras calls for each global batch: an iterator to the logs.
 
@@ -105,6 +113,8 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
         else:
             draws = model._test_draws(rows, row)
         mine = tf.concat([[wants_stop], kernel(share.images, share.weights, draws)], axis=0)
+        if training:
+            mine = tf.ensure_shape(mine, [message_bytes(model) // 4])
         # The one message of a step.
         stops, totals, gradient = tf.split(context.all_reduce("sum", mine), [1, num_totals, -1])
         *sums, loss, _ = tf.unstack(totals)
@@ -148,7 +158,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
 def _ascend(model: Any, gradient: tf.Tensor) -> None:
     """Hands the global gradient, flat, to the optimizer."""
     variables = model.trainable_variables
-    parts = tf.split(gradient, [int(np.prod(variable.shape)) for variable in variables])
+    parts = tf.split(gradient, [math.prod(variable.shape) for variable in variables])
     gradients = [
         tf.reshape(part, variable.shape) for part, variable in zip(parts, variables, strict=True)
     ]

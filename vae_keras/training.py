@@ -539,8 +539,9 @@ def latent_classes(model: VAE, test: np.ndarray, labels: np.ndarray | None) -> d
 
 def save_weights(model: VAE, path: Path) -> None:
     """Writes weights and configuration as a `.keras` file, without optimizer state."""
+    bare = _bare(model)
     with files.staged(path) as temporary:
-        _bare(model).save(temporary)
+        bare.save(temporary)
 
 
 def _bare(model: VAE) -> VAE:
