@@ -119,3 +119,13 @@ def test_shares_never_end():
     shares = data.shares(images, weights, 2, range(1), 1)
     assert shares.cardinality() == tf.data.INFINITE_CARDINALITY
     assert len(list(shares.take(7))) == 7
+
+
+def test_the_pipelines_are_not_tuned_while_they_run():
+    """The tuner's thread may hold up the end of `fit` for two seconds."""
+    images, weights = np.zeros((6, 2, 2, 1), np.uint8), np.ones(6, np.float32)
+    for dataset in (
+        data.stacks(images, weights, 2, 3),
+        data.shares(images, weights, 2, range(1), 1),
+    ):
+        assert dataset.options().autotune.enabled is False
