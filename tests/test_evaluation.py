@@ -210,3 +210,34 @@ def test_bytes_0_and_255_are_binary(digits):
         for images in (binary, floats)
     ]
     assert results[0] == results[1]
+
+
+def test_a_second_estimate_sees_new_weights(x):
+    """The compiled kernel is kept between calls."""
+
+    def fresh(seed: int) -> VAE:
+        return bent(VAE(MLPEncoder(2, hidden=(6,)), MLPDecoder(SHAPE, hidden=(6,))), seed)
+
+    def estimate(model: VAE) -> np.ndarray:
+        return evaluation.estimate_log_likelihood(model, x, 20, verbose=False).estimate.per_example
+
+    vae, another = fresh(0), fresh(1)
+    first = estimate(vae)
+    np.testing.assert_array_equal(estimate(vae), first)
+    vae.set_weights(another.get_weights())
+    np.testing.assert_array_equal(estimate(vae), estimate(another))
+    assert np.abs(estimate(vae) - first).max() > 0.1
+
+
+def test_an_estimate_stops_where_an_error_does(x, planar, monkeypatch):
+    """Ctrl-C does not wait for the images that are still to come."""
+    begun = []
+
+    def failing(image: np.ndarray) -> int:
+        begun.append(image)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "_identity", failing)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.estimate_log_likelihood(planar, x, 20, batch_size=1, verbose=False)
+    assert len(begun) < len(x)
