@@ -43,7 +43,7 @@ def images(shape, num: int = 20) -> np.ndarray:
 @pytest.fixture(
     params=[
         ("mlp", ELBO(), GREY),
-        ("mlp", IWAE(4), COLOUR),
+        ("mlp", IWAE(4, num_resampled=2), COLOUR),
         ("conv", ELBO(), COLOUR),
         ("conv", IWAE(4), GREY),
     ],
@@ -95,7 +95,9 @@ def test_a_members_figures_are_in_order(trained):
     assert trained.evaluate(x, verbose=0, return_dict=True)["elbo"] == pytest.approx(elbo, rel=0.05)
 
 
-@pytest.mark.parametrize("objective", [ELBO(), IWAE(4)], ids=["elbo", "iwae"])
+@pytest.mark.parametrize(
+    "objective", [ELBO(), IWAE(4), IWAE(4, num_resampled=2)], ids=["elbo", "iwae", "resampled"]
+)
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
 def test_xla_changes_nothing_but_rounding(kind, objective):
     def logs(jit_compile: bool) -> dict[str, list[float]]:

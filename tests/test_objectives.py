@@ -139,7 +139,9 @@ def test_gradients_reach_every_weight():
         assert np.abs(gradient).max() > 0, weight.path
 
 
-@pytest.mark.parametrize("objective", [ELBO(), IWAE(7)], ids=["elbo", "iwae"])
+@pytest.mark.parametrize(
+    "objective", [ELBO(), IWAE(7), IWAE(7, 2)], ids=["elbo", "iwae", "resampled"]
+)
 def test_an_objective_comes_back_from_its_configuration(objective):
     serialized = keras.saving.serialize_keras_object(objective)
     again = keras.saving.deserialize_keras_object(serialized)
@@ -186,11 +188,11 @@ def test_the_terms_are_means_over_the_draws(decode):
     np.testing.assert_allclose(terms.elbo, np.mean(each, axis=0), rtol=1e-5)
 
 
-def bound_gradients(objective, rows: int, plain: bool = False):
+def bound_gradients(objective, rows: int, plain: bool = False, noise=None):
     """Gradients of the mean bound of one image in the posterior's parameters and the decoder's."""
     k, x = 5, np.repeat(IMAGES[:1], rows, axis=0)
     parameters, weight = tf.Variable([[0.4, -0.3]]), tf.Variable([[1.5, -0.5, 1.0, 2.0]])
-    noise = draws(rows, k)
+    noise = draws(rows, k) if noise is None else noise
 
     def decode(z):
         logits = tf.reshape(z @ weight, tf.concat([tf.shape(z)[:-1], [2, 2, 1]], 0))
@@ -240,3 +242,33 @@ def test_the_encoders_gradient_vanishes_at_the_true_posterior():
 def test_a_count_of_samples_below_one_is_refused():
     with pytest.raises(checks.InputError, match=r"num_samples must be .*Received: 0"):
         IWAE(0)
+    with pytest.raises(checks.InputError, match=r"num_resampled must be .* 1 to 5. Received: 6"):
+        IWAE(5, num_resampled=6)
+
+
+def test_resampling_leaves_the_bound_and_its_terms(decode):
+    noise = draws(3, 4)
+    place = np.zeros((3, 1), np.float32)
+    of_all = IWAE(4)(IMAGES, posterior(0.7, 0.5, 3), prior(), decode, noise)
+    resampled = IWAE(4, 2)(
+        IMAGES, posterior(0.7, 0.5, 3), prior(), decode, np.concatenate([noise, place], axis=1)
+    )
+    for ours, theirs in zip(tf.nest.flatten(resampled), tf.nest.flatten(of_all), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert IWAE(4, 2).noise_size(3) == 13
+    assert IWAE(4).noise_size(3) == 12
+
+
+@pytest.mark.parametrize("num_resampled", [1, 2, 5])
+def test_resampling_leaves_the_gradients_expectation(num_resampled):
+    """Over all places of the grid of picks, the gradient is that through all draws."""
+    rows = 4000
+    places = tf.math.ndtri((np.arange(rows, dtype=np.float32) + 0.5) / rows)[:, np.newaxis]
+
+    def gradients(objective, *extra):
+        noise = np.concatenate([np.repeat(draws(1, 5), rows, axis=0), *extra], axis=1)
+        return bound_gradients(objective, rows, noise=noise)
+
+    of_all = gradients(IWAE(5))
+    for ours, theirs in zip(gradients(IWAE(5, num_resampled), places), of_all, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-4)

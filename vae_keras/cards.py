@@ -114,6 +114,7 @@ def card(
         f"| {_how(entry)} |\n"
         for entry in metrics["metrics"]
     )
+    origin = f", from the weights of `{recipe.start_from}`" if recipe.start_from else ""
     curve = metrics.get("importance_weighted_bounds", {})
     bounds = ", ".join(f"{value:.2f} at k = {int(k):,}" for k, value in curve.items())
     versions = ", ".join(f"{what} {which}" for what, which in made["versions"].items())
@@ -133,10 +134,11 @@ def card(
     if bounds:
         lines.append(f"The bound on -log p(x) tightens with the samples: {bounds}.\n")
     lines += [
-        f"No choice was made on the test set: {data.choices}. A run reads the test set after its "
-        "last epoch.\n",
+        f"No choice was made on the test set: {recipe.choices or data.choices}. A run reads the "
+        "test set after its last epoch.\n",
         "## Training\n",
-        f"{recipe.epochs:,} epochs on {trained_on}; batch size {recipe.batch_size}, Adam at "
+        f"{recipe.epochs:,} epochs on {trained_on}{origin}; objective "
+        f"{_objective(recipe.objective)}, batch size {recipe.batch_size}, Adam at "
         f"{recipe.learning_rate:g}, {recipe.schedule} schedule after {recipe.warmup_steps} steps "
         f"of warm-up, {recipe.binarization} binarization, seed {recipe.seed}. "
         f"{metrics['parameters']:,} parameters.\n",
@@ -152,6 +154,11 @@ def card(
         "the same binarization.\n",
     ]
     return "\n".join(lines)
+
+
+def _objective(part: presets.Part) -> str:
+    arguments = ", ".join(f"{name} {value}" for name, value in part.arguments.items())
+    return f"{part.name} ({arguments})" if arguments else part.name
 
 
 def _figures(folder: Path) -> list[str]:

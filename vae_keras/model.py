@@ -53,7 +53,7 @@ class _Draws(NamedTuple):
     """The random numbers of a step, drawn outside of the compiled kernel."""
 
     bits: tf.Tensor  # uint16 [..., N, H, W, C]
-    noise: tf.Tensor  # float32 [..., N, num_samples * latent_dim]
+    noise: tf.Tensor  # float32 [..., N, objective.noise_size]
 
 
 class _PresetNames:
@@ -260,7 +260,7 @@ class VAE(keras.Model):
 
         Args:
             images: [N, H, W, C] as the likelihood sees them.
-            noise: standard normal [N, num_samples * latent_dim], with the objective's num_samples.
+            noise: standard normal [N, objective.noise_size(latent_dim)].
             training: whether the networks train. Default False.
         """
         return self._bound(self.objective, images, noise, training)
@@ -588,7 +588,7 @@ class VAE(keras.Model):
             bits = data.pixel_bits(self.seed, pixels, shape, **place)
         else:
             bits = tf.zeros(shape, tf.uint16)
-        size = self.objective.num_samples * self.latent_dim
+        size = self.objective.noise_size(self.latent_dim)
         return _Draws(bits, noise.normal(self.seed, latents, rows=rows, size=size, **place))
 
     def _one_step(

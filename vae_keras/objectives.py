@@ -32,7 +32,9 @@ class ELBO:
         Kingma & Welling 2014, "Auto-encoding variational Bayes", equations 3 and 7.
     """
 
-    num_samples = 1
+    def noise_size(self, latent_dim: int) -> int:
+        """How many standard normal numbers an example needs."""
+        return latent_dim
 
     def __call__(
         self,
@@ -75,20 +77,34 @@ class IWAE:
     It lies between the ELBO and log p(x) and rises with k. The encoder's gradient is the doubly
     reparameterised one: its noise does not drown the signal as k grows.
 
+    Few of many draws carry the gradient: `num_resampled` picks that many by their weights, so that
+    the others need no backward pass. Its expectation stays the same; the bound is that of all.
+
     Args:
         num_samples: k, draws from the posterior an image, >= 1. Default 50.
+        num_resampled: draws a backward pass goes through, 1 to k, or None for all. Default None.
 
     Example:
-        >>> vae = VAE(MLPEncoder(), MLPDecoder(), objective=IWAE(num_samples=50))
+        >>> vae = VAE(MLPEncoder(), MLPDecoder(), objective=IWAE(50, num_resampled=5))
 
     References:
-        Burda et al. 2016, "Importance weighted autoencoders", equation 8.
+        Burda et al. 2016, "Importance weighted autoencoders", equation 8; section 3 on sampling
+        the draws of the backward pass.
         Tucker et al. 2018, "Doubly reparameterized gradient estimators for Monte Carlo
         objectives", equation 8.
+        Kitagawa 1996, "Monte Carlo filter and smoother for non-Gaussian nonlinear state space
+        models", on systematic resampling.
     """
 
-    def __init__(self, num_samples: int = 50) -> None:
+    def __init__(self, num_samples: int = 50, num_resampled: int | None = None) -> None:
         self.num_samples = checks.whole_number("num_samples", num_samples, 1)
+        if num_resampled is not None:
+            checks.whole_number("num_resampled", num_resampled, 1, self.num_samples)
+        self.num_resampled = num_resampled
+
+    def noise_size(self, latent_dim: int) -> int:
+        """How many standard normal numbers an example needs: k draws, and one to resample."""
+        return self.num_samples * latent_dim + (self.num_resampled is not None)
 
     def __call__(
         self,
@@ -102,13 +118,15 @@ class IWAE:
 
         Args:
             x, posterior, prior, decode: as in `ELBO.__call__`.
-            noise: standard normal [N, num_samples * latent_dim].
+            noise: standard normal [N, noise_size].
 
         Returns:
             The bound, [N], and the `Terms` of the ELBO, means over the same draws.
         """
         latent_dim = prior.event_shape[0]
-        noise = tf.reshape(noise, [-1, self.num_samples, latent_dim])
+        draws = tf.reshape(
+            noise[:, : self.num_samples * latent_dim], [-1, self.num_samples, latent_dim]
+        )
         each = posterior[:, tf.newaxis]  # batch [N, 1]
 
         @tf.custom_gradient
@@ -117,19 +135,39 @@ class IWAE:
             # with the posterior's own density held fixed. `weights` is known when this runs.
             return tf.identity(z), lambda upstream: upstream * weights[..., tf.newaxis]
 
-        z = weighted_once_more(reparameterize(each, noise))  # [N, k, latent_dim]
-        log_likelihood = decode(z).log_prob(x[:, tf.newaxis])  # [N, k]
-        log_weight = log_likelihood + prior.log_prob(z) - frozen(each).log_prob(z)  # [N, k]
+        def log_weights(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            log_likelihood = decode(z).log_prob(x[:, tf.newaxis])  # [N, k]
+            log_prior, log_posterior = prior.log_prob(z), frozen(each).log_prob(z)
+            return log_likelihood + log_prior - log_posterior, log_likelihood
+
+        z = weighted_once_more(reparameterize(each, draws))  # [N, k, latent_dim]
+        log_weight, log_likelihood = log_weights(z)
         weights = tf.stop_gradient(tf.nn.softmax(log_weight, axis=1))
         bound = tf.reduce_logsumexp(log_weight, axis=1) - math.log(self.num_samples)
+        if self.num_resampled is not None:
+            kept = _systematic(weights, noise[:, -1], self.num_resampled)  # [N, num_resampled]
+            weights = tf.gather(weights, kept, batch_dims=1)
+            z = weighted_once_more(reparameterize(each, tf.gather(draws, kept, batch_dims=1)))
+            # Drawn by their weights, the draws count alike.
+            carrier = tf.reduce_mean(log_weights(z)[0], axis=1)
+            bound = tf.stop_gradient(bound - carrier) + carrier
 
         log_likelihood = tf.reduce_mean(log_likelihood, axis=1)
         kl = kl_divergence(posterior, prior)
         return bound, Terms(log_likelihood - kl, log_likelihood, kl)
 
     def get_config(self) -> dict[str, Any]:
-        return {"num_samples": self.num_samples}
+        return {"num_samples": self.num_samples, "num_resampled": self.num_resampled}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> IWAE:
         return cls(**config)
+
+
+def _systematic(weights: tf.Tensor, noise: tf.Tensor, num: int) -> tf.Tensor:
+    """Picks `num` indices of each row of weights [N, k] by them, with standard normal noise [N]."""
+    offset = tfd.Normal(0.0, 1.0).cdf(noise)[:, tf.newaxis]  # uniform
+    places = (tf.range(num, dtype=weights.dtype) + offset) / num  # [N, num]
+    passed = tf.cumsum(weights, axis=1)[:, tf.newaxis] <= places[..., tf.newaxis]
+    # Rounded, the weights may add up to less than the last place.
+    return tf.minimum(tf.reduce_sum(tf.cast(passed, tf.int32), axis=-1), weights.shape[1] - 1)

@@ -45,6 +45,8 @@ class Recipe:
         validation: how many of the last training images are held out. Default 10000.
         seed: of weights, order and noise. Default 0.
         data: name of the data set. Default "mnist".
+        choices: how the recipe was chosen and what else was tried, sentences for its card without
+            the last full stop, or "" for those of the data set. Default "".
     """
 
     description: str
@@ -61,6 +63,7 @@ class Recipe:
     validation: int = 10000
     seed: int = 0
     data: str = "mnist"
+    choices: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the recipe as JSON-ready values."""

@@ -53,7 +53,8 @@ def publish(run: Path, num_samples: int = 5000) -> Path:
         ) from error
     recipe = presets.load_recipe(name)
     followed = presets.Recipe.from_dict({key: config[key] for key in config if key != "preset"})
-    if dataclasses.replace(followed, description=recipe.description) != recipe:
+    texts = {"description": recipe.description, "choices": recipe.choices}
+    if dataclasses.replace(followed, **texts) != recipe:
         raise checks.InputError(
             f"a published run follows its preset's recipe. Received: {run}, which differs from "
             f"{name}. Train without other flags."
