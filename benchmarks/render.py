@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import results, scaling
+from benchmarks import goals, results, scaling
 
 _HERE = Path(__file__).resolve().parent
 READMES = {_HERE / "README.md": "results", _HERE.parent / "README.md": "benchmarks/results"}
@@ -28,7 +28,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         Markdown, with the machine in a line below.
     """
     floor = _fastest_floor(rows)
-    head = ["contestant", "time / reference", "quartiles", "units/s", "peak memory", "figure"]
+    head = ["contestant", "time / reference", "quartiles", "images/s", "peak memory", "figure"]
     if floor is not None:
         head.insert(3, "time / floor")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -98,6 +98,8 @@ def rendered(path: Path) -> str:
         opening, name, closing = match.groups()
         if name == "findings":
             return f"{opening}{findings()}\n{closing}"
+        if name == "goals":
+            return f"{opening}{goals.table()}\n{closing}"
         if name == "scaling":
             return f"{opening}{scaling.text()}\n{closing}"
         rows = results.read(name)
@@ -129,7 +131,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     if row["ratio"] is None:
         return [row["contestant"], "did not run", "", "", "", row["failure"]]
     ratio, seconds = row["ratio"], sorted(row["seconds"])
-    rate = f"{1.0 / seconds[len(seconds) // 2]:,.4g}" if row["per"] == "image" else ""
+    rate = f"{1.0 / seconds[len(seconds) // 2]:,.0f}" if row["per"] == "image" else ""
     memory = "" if row["peak_rss"] is None else f"{row['peak_rss'] / 1e6:,.0f} MB"
     figure = "" if row["figure"] is None else f"{row['figure']:.2f}"
     spread = f"{ratio['low']:.2f} to {ratio['high']:.2f}"

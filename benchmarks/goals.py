@@ -1,0 +1,105 @@
+"""What the benchmarks are to show, and whether the results of today do."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import results
+from benchmarks.race import Ratio
+
+_Rows = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound on a figure of one case.
+
+    Attributes:
+        case: its results are read.
+        what: the figure, in words.
+        measure: contestant to its row, to the figure.
+        at_least, at_most: the bound; one of them is given.
+    """
+
+    case: str
+    what: str
+    measure: Callable[[_Rows], float]
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def is_met_by(self, figure: float) -> bool:
+        """Whether the figure, to the two digits shown, keeps the bound."""
+        figure = round(figure, 2)
+        if self.at_least is not None:
+            return figure >= self.at_least
+        return figure <= self.at_most
+
+
+def table() -> str:
+    """Renders every goal whose case has results as a line of a Markdown table."""
+    lines = ["| case | figure | goal | measured | met |", "|---|---|---|---|---|"]
+    for goal in GOALS:
+        rows = {row["contestant"]: row for row in results.read(goal.case) if row["seconds"]}
+        if not rows:
+            continue
+        figure = goal.measure(rows)
+        bound = f"≥ {goal.at_least:g}" if goal.at_least is not None else f"≤ {goal.at_most:g}"
+        met = "yes" if goal.is_met_by(figure) else "no"
+        lines.append(f"| {goal.case} | {goal.what} | {bound} | {figure:.2f} | {met} |")
+    return "\n".join(lines)
+
+
+def _ratio(of: str, to: str) -> Callable[[_Rows], float]:
+    return lambda rows: Ratio.of(rows[of]["seconds"], rows[to]["seconds"]).median
+
+
+def _fastest(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    return min((row["seconds"] for row in rows), key=statistics.median)
+
+
+def _over_peers(rows: _Rows) -> float:
+    ours, *others = rows.values()
+    peers = [r for r in others if not r["floor"] and not r["contestant"].startswith("ours")]
+    return Ratio.of(_fastest(peers), ours["seconds"]).median
+
+
+def _over_floor(rows: _Rows) -> float:
+    ours, *others = rows.values()
+    return Ratio.of(ours["seconds"], _fastest([r for r in others if r["floor"]])).median
+
+
+def _pipeline_share(rows: _Rows) -> float:
+    return 1.0 - _ratio("ours, input pipeline removed", "ours, VAE.fit")(rows)
+
+
+def _gigabytes(contestant: str) -> Callable[[_Rows], float]:
+    return lambda rows: rows[contestant]["peak_rss"] / 1e9
+
+
+_FIRST, _BARE = "train.py to its first epoch's line", "bare import tensorflow, plus one epoch"
+
+GOALS = (
+    Goal("train_200", "the fastest peer's time over ours", _over_peers, at_least=1.3),
+    Goal("train_200", "our time over the floor's", _over_floor, at_most=1.7),
+    Goal("train_20", "the fastest peer's time over ours", _over_peers, at_least=1.2),
+    Goal(
+        "train_200",
+        "all defaults over what train.py does",
+        _ratio("ours, all defaults", "ours, as train.py"),
+        at_most=1.15,
+    ),
+    Goal("train_200", "the input pipeline's share of the epoch", _pipeline_share, at_most=0.05),
+    Goal("likelihood", "pythae's time over ours", _over_peers, at_least=5.0),
+    Goal("likelihood", "our time over the floor's", _over_floor, at_most=1.7),
+    Goal("first_epoch", "time over bare import and one epoch", _ratio(_FIRST, _BARE), at_most=2.0),
+    Goal(
+        "import",
+        "time over importing TensorFlow and TFP",
+        _ratio("import vae_keras", "import tensorflow, tensorflow_probability"),
+        at_most=1.25,
+    ),
+    Goal("first_epoch", "peak memory of train.py, GB", _gigabytes(_FIRST), at_most=1.2),
+)
