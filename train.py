@@ -10,7 +10,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--preset", default="mlp_mnist", help="what to train (default: mlp_mnist)")
     parser.add_argument("--epochs", type=int, help="passes over the data")
     parser.add_argument("--batch-size", type=int, help="images a step")
-    parser.add_argument("--learning-rate", type=float, help="Adam's, at its highest")
+    parser.add_argument("--learning-rate", type=float, help="the optimizer's, at its highest")
     parser.add_argument("--seed", type=int, help="of weights, order and noise")
     parser.add_argument("--workdir", help="the run folder (default: runs/PRESET[-DATA])")
     parser.add_argument(

@@ -61,6 +61,6 @@ def photos_run(photos, tmp_path_factory) -> Path:
     """The finished run of a preset on `photos`, with nothing else changed but two epochs."""
     folder = tmp_path_factory.mktemp("runs") / "photos"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(VAE, "_xla_pays", lambda _: False)
+        patch.setattr(VAE, "xla_pays", lambda _: False)
         training.train(training.TrainConfig(data=str(photos), epochs=2, workdir=folder))
     return folder

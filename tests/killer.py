@@ -204,7 +204,7 @@ def _train(folder: Path, images: datasets.Images, pipe: int) -> int:
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 1)
     model._STACK_ROWS = 100  # many calls an epoch
-    training.VAE._xla_pays = lambda _: False  # its compilation takes seconds
+    training.VAE.xla_pays = lambda _: False  # its compilation takes seconds
     datasets.load_mnist = lambda *_: images
     training.checkpoints.Checkpointer = functools.partial(checkpoints.Checkpointer, seconds=0.02)
     training._fit = within("epoch", training._fit)

@@ -22,6 +22,7 @@ LAYERS = (
         "figures",
         "keras_file",
         "networks",
+        "optimizers",
         "presets",
         "warmup",
     ),

@@ -114,8 +114,12 @@ def test_no_source_gives_one_clear_error(tmp_path, offline):
 
 
 def test_a_silent_host_is_given_up_on_in_seconds(monkeypatch):
+    def silent(*_, **__):  # its thread outlives the test
+        time.sleep(30)
+        raise TimeoutError
+
     monkeypatch.setattr(datasets, "_HOST_SECONDS", 0.2)
-    monkeypatch.setattr(datasets.urllib.request, "urlopen", lambda *_, **__: time.sleep(30))
+    monkeypatch.setattr(datasets.urllib.request, "urlopen", silent)
     started = time.monotonic()
     assert not datasets._host_answers()
     assert time.monotonic() - started < 5

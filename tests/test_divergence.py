@@ -138,7 +138,7 @@ def test_the_command_names_the_last_good_checkpoint(mnist, tmp_path, monkeypatch
         mnist.x_train[:400], mnist.y_train[:400], mnist.x_test[:9], mnist.y_test[:9]
     )
     monkeypatch.setattr(training.datasets, "load_mnist", lambda *_: cut)
-    monkeypatch.setattr(training.VAE, "_xla_pays", lambda _: False)
+    monkeypatch.setattr(training.VAE, "xla_pays", lambda _: False)
     monkeypatch.setattr(callbacks.FigureWriter, "on_epoch_begin", spoil)
     folder = tmp_path / "run"
     arguments = ["--epochs", "3", "--validation", "0", "--batch-size", "100"]

@@ -113,7 +113,7 @@ def run_command(monkeypatch, mnist):
         mnist.x_train[:300], mnist.y_train[:300], mnist.x_test[:60], mnist.y_test[:60]
     )
     monkeypatch.setattr(training.datasets, "load_mnist", lambda *_: cut)
-    monkeypatch.setattr(training.VAE, "_xla_pays", lambda _: False)
+    monkeypatch.setattr(training.VAE, "xla_pays", lambda _: False)
     flags = ["--epochs", "2", "--validation", "100", "--batch-size", "50"]
     return lambda folder: command.main(["--workdir", str(folder), *flags])
 
@@ -326,7 +326,6 @@ def test_publishing(finished, disk, capsys):
 WRITERS = {
     ("callbacks", "create_file_writer"),  # TensorBoard's event log, appended to
     ("checkpoints", "model.save"),  # staged
-    ("checkpoints", "path.write_bytes"),  # into a folder that is temporary
     ("datasets", "np.savez"),  # atomic_write
     ("datasets", "os.replace"),  # a damaged cache aside
     ("export", "archive.write_out"),  # into a folder that is renamed
@@ -338,7 +337,7 @@ WRITERS = {
     ("files", "open"),  # to flush it
     ("files", "os.replace"),
     ("files", "shutil.copyfileobj"),  # atomic_write
-    ("training", "_bare(model).save"),  # staged
+    ("training", "bare.save"),  # staged
     ("warmup", "tf.io.TFRecordWriter"),  # into a folder that is renamed
     ("zoo", "np.savez_compressed"),  # atomic_write
 }

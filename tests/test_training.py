@@ -39,7 +39,7 @@ def small_data(mnist):
 def cut(monkeypatch, small_data):
     """Trains on 1,200 images, and without XLA, whose compilation takes seconds."""
     monkeypatch.setattr(training.datasets, "load_mnist", lambda: small_data)
-    monkeypatch.setattr(training.VAE, "_xla_pays", lambda _: False)
+    monkeypatch.setattr(training.VAE, "xla_pays", lambda _: False)
 
 
 def config(folder, **changes):
@@ -53,7 +53,7 @@ def run(tmp_path_factory, small_data):
     folder = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.datasets, "load_mnist", lambda: small_data)
-        patch.setattr(training.VAE, "_xla_pays", lambda _: False)
+        patch.setattr(training.VAE, "xla_pays", lambda _: False)
         training.train(config(folder))
     return folder
 

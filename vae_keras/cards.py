@@ -138,9 +138,10 @@ def card(
         "test set after its last epoch.\n",
         "## Training\n",
         f"{recipe.epochs:,} epochs on {trained_on}{origin}; objective "
-        f"{_objective(recipe.objective)}, batch size {recipe.batch_size}, Adam at "
+        f"{_part(recipe.objective)}, batch size {recipe.batch_size}, {_part(recipe.optimizer)} at "
         f"{recipe.learning_rate:g}, {recipe.schedule} schedule after {recipe.warmup_steps} steps "
-        f"of warm-up, {recipe.binarization} binarization, seed {recipe.seed}. "
+        f"of warm-up, {recipe.binarization} binarization, "
+        f"{recipe.precision.replace('_', ' ')} networks, seed {recipe.seed}. "
         f"{metrics['parameters']:,} parameters.\n",
         f"```bash\npython train.py --preset {name}\n```\n",
         "## Figures\n",
@@ -156,7 +157,7 @@ def card(
     return "\n".join(lines)
 
 
-def _objective(part: presets.Part) -> str:
+def _part(part: presets.Part) -> str:
     arguments = ", ".join(f"{name} {value}" for name, value in part.arguments.items())
     return f"{part.name} ({arguments})" if arguments else part.name
 

@@ -492,7 +492,7 @@ class VAE(keras.Model):
             run_eagerly=run_eagerly,
             steps_per_execution=1 if self._auto_steps else steps_per_execution,
         )
-        self.uses_xla = use_xla = self._xla_pays() if jit_compile == "auto" else jit_compile
+        self.uses_xla = use_xla = self.xla_pays() if jit_compile == "auto" else jit_compile
         if run_eagerly:
             self._step_kernel, self._stack_kernel = self._one_step, self._many_steps
         else:
@@ -513,7 +513,8 @@ class VAE(keras.Model):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def _xla_pays(self) -> bool:
+    def xla_pays(self) -> bool:
+        """Whether XLA makes these networks faster on the devices at hand."""
         # On a CPU XLA does not use oneDNN's convolutions; TensorFlow outside of it does.
         layers = [*self.encoder._flatten_layers(), *self.decoder._flatten_layers()]
         convolves = any(

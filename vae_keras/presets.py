@@ -12,11 +12,12 @@ from typing import Any
 from vae_keras import checks, files
 
 SCHEDULES = ("cosine", "constant")
+PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A network of `vae_keras.networks` or an objective of `vae_keras.objectives`, by its class.
+    """A class of `networks`, `objectives` or `optimizers`, by its name.
 
     Attributes:
         name: of the class.
@@ -36,8 +37,11 @@ class Recipe:
         encoder, decoder: the networks.
         epochs: passes over the training images.
         batch_size: images a step.
-        learning_rate: Adam's, at its highest.
+        learning_rate: the optimizer's, at its highest.
         objective: what training maximises. Default the ELBO.
+        optimizer: what takes the steps. Default Adam.
+        precision: the networks' Keras dtype policy while they train; what is saved computes in
+            float32. Default "float32".
         start_from: the preset whose weights training starts from, or "" for fresh ones. Default "".
         schedule: "cosine" falls to 0 with the last step, "constant" stays. Default "cosine".
         warmup_steps: steps of linear rise before. Default 0.
@@ -56,6 +60,8 @@ class Recipe:
     batch_size: int
     learning_rate: float
     objective: Part = dataclasses.field(default_factory=lambda: Part("ELBO"))
+    optimizer: Part = dataclasses.field(default_factory=lambda: Part("Adam"))
+    precision: str = "float32"
     start_from: str = ""
     schedule: str = "cosine"
     warmup_steps: int = 0
@@ -81,7 +87,7 @@ class Recipe:
             raise checks.InputError(f"a recipe has no field {unknown[0]!r}. Received: {unknown}.")
         values = dict(values)
         try:
-            for part in ("encoder", "decoder", "objective"):
+            for part in ("encoder", "decoder", "objective", "optimizer"):
                 if part in values:
                     values[part] = Part(**values[part])
             return cls(**values)

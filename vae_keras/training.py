@@ -32,6 +32,7 @@ from vae_keras import (
     gallery,
     networks,
     objectives,
+    optimizers,
     own_images,
     presets,
     report,
@@ -95,6 +96,7 @@ class TrainConfig:
         checks.whole_number("validation", recipe.validation, 0)
         checks.choice("binarization", recipe.binarization, data.BINARIZATIONS)
         checks.choice("schedule", recipe.schedule, presets.SCHEDULES)
+        checks.choice("precision", recipe.precision, presets.PRECISIONS)
         return recipe
 
     def folder(self) -> Path:
@@ -210,19 +212,26 @@ def build_model(recipe: presets.Recipe, image_shape: tuple[int, ...], num_images
     Returns:
         A compiled `VAE` whose optimizer is built.
     """
-    model = VAE(
-        _part(networks, recipe.encoder, seed=recipe.seed),
-        _part(networks, recipe.decoder, seed=recipe.seed, image_shape=image_shape),
+    model = _network(recipe, image_shape, recipe.precision)
+    if recipe.start_from:
+        model.set_weights(VAE.from_preset(recipe.start_from).get_weights())
+    steps = -(-(num_images - recipe.validation) // recipe.batch_size) * recipe.epochs
+    rate = _schedule(recipe, steps)
+    model.compile(_part(optimizers, recipe.optimizer, learning_rate=rate))
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def _network(recipe: presets.Recipe, image_shape: tuple[int, ...], precision: str) -> VAE:
+    """A recipe's model with fresh weights, not compiled."""
+    given = {"seed": recipe.seed, "dtype": precision}
+    return VAE(
+        _part(networks, recipe.encoder, **given),
+        _part(networks, recipe.decoder, **given, image_shape=image_shape),
         objective=_part(objectives, recipe.objective),
         binarization=recipe.binarization,
         seed=recipe.seed,
     )
-    if recipe.start_from:
-        model.set_weights(VAE.from_preset(recipe.start_from).get_weights())
-    steps = -(-(num_images - recipe.validation) // recipe.batch_size) * recipe.epochs
-    model.compile(keras.optimizers.Adam(_schedule(recipe, steps)))
-    model.optimizer.build(model.trainable_variables)
-    return model
 
 
 def _part(module: ModuleType, part: presets.Part, **arguments: Any) -> Any:
@@ -448,7 +457,7 @@ def _finish(
     signals: _Signals,
 ) -> None:
     """Writes everything that follows from the weights; done again as a whole if cut short."""
-    model = _bare(model)  # of its strategy, too: the chief works alone from here on
+    model = _bare(model, recipe)
     images = dataset.images
     test = data.binarize(images.x_test, recipe.seed, recipe.binarization)
     rows = callbacks.read_elbo_csv(folder / "elbo.csv")
@@ -538,17 +547,15 @@ def latent_classes(model: VAE, test: np.ndarray, labels: np.ndarray | None) -> d
 
 
 def save_weights(model: VAE, path: Path) -> None:
-    """Writes weights and configuration as a `.keras` file, without optimizer state."""
-    bare = _bare(model)
+    """Writes weights and configuration as a `.keras` file."""
     with files.staged(path) as temporary:
-        bare.save(temporary)
+        model.save(temporary)
 
 
-def _bare(model: VAE) -> VAE:
-    """The same network without optimizer and strategy."""
-    bare = VAE.from_config(model.get_config())
-    if not bare.built:
-        bare.build((None, *model.image_shape))
+def _bare(model: VAE, recipe: presets.Recipe) -> VAE:
+    """The trained network in float32, without optimizer state and strategy: the chief works alone
+    from here on."""
+    bare = _network(recipe, model.image_shape, "float32")
     bare.set_weights(model.get_weights())
     return bare
 
