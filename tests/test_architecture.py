@@ -26,7 +26,7 @@ LAYERS = (
         "presets",
         "warmup",
     ),
-    ("objectives", "own_images"),
+    ("objectives", "own_images", "priors"),
     ("replicas",),
     ("model",),
     ("signatures",),

@@ -35,4 +35,4 @@ def test_a_wheel_loads_presets_outside_of_a_checkout(tmp_path):
         timeout=120,
     ).stdout.split("\n")[-2]
     assert answer.startswith(str(installed))
-    assert answer.split(maxsplit=1)[1] == f"{' '.join(presets.names())} (2, 28, 28, 1)"
+    assert answer.split(maxsplit=1)[1] == f"{' '.join(presets.trained())} (2, 28, 28, 1)"

@@ -131,8 +131,7 @@ def _presets(_: argparse.Namespace) -> None:
     rows = [("preset", "-log p(x)", "epochs", "what it is")]
     for name in presets.names():
         recipe = presets.load_recipe(name)
-        has_weights = (presets.folder() / name / "model.keras").exists()
-        measured = presets.load_metrics(name)["metrics"] if has_weights else []
+        measured = presets.load_metrics(name)["metrics"] if name in presets.trained() else []
         value = next((e["value"] for e in measured if e["name"] == "negative_log_likelihood"), None)
         shown = "no weights" if value is None else f"{value:.2f}"
         rows.append((name, shown, str(recipe.epochs), recipe.description))

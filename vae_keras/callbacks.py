@@ -169,7 +169,7 @@ class FigureWriter(Callback):
         if self.epochs is not None and done not in self.epochs:
             return
         for name, latents in self.grids.items():
-            images = self.model.decode(latents)
+            images = self.model.decode(self.model.prior_draws(latents))
             rows = len(images) // self.columns
             if self.folder is not None:
                 title = f"{self.titles.get(name, name)}, after epoch {done}"

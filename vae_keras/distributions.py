@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-tfd = tfp.distributions
+tfb, tfd = tfp.bijectors, tfp.distributions
 
 SCALE_FLOOR = 1e-4
 """Smallest scale of a posterior: keeps its log finite where softplus underflows. The smallest
@@ -131,6 +131,10 @@ class StandardNormal:
         """Returns the prior over latents [latent_dim]."""
         return tfd.Independent(tfd.Normal(tf.zeros(latent_dim), tf.ones(latent_dim)), 1)
 
+    def transform(self, noise: tf.Tensor) -> tf.Tensor:
+        """Moves standard normal noise [N, latent_dim] to draws of the prior: there they are."""
+        return noise
+
     def get_config(self) -> dict[str, Any]:
         return {}
 
@@ -139,6 +143,19 @@ class StandardNormal:
         return cls(**config)
 
 
-def kl_divergence(posterior: tfd.Distribution, prior: tfd.Distribution) -> tf.Tensor:
-    """Returns KL(q(z | x) || p(z)) in closed form, [N], in nats."""
-    return tfd.kl_divergence(posterior, prior)
+def kl_divergence(posterior: tfd.Distribution, prior: tfd.Distribution, z: tf.Tensor) -> tf.Tensor:
+    """Returns KL(q(z | x) || p(z)), in nats, in closed form where there is one.
+
+    Args:
+        posterior: q(z | x).
+        prior: p(z).
+        z: draws from the posterior, [..., latent_dim]; where there is no closed form,
+            log q(z | x) - log p(z) at each is its estimate, right in expectation.
+
+    Returns:
+        The posterior's batch shape, or that of the draws.
+    """
+    try:
+        return tfd.kl_divergence(posterior, prior)
+    except NotImplementedError:
+        return posterior.log_prob(z) - prior.log_prob(z)

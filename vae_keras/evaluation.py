@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from vae_keras import checks, noise
 from vae_keras.model import VAE
+from vae_keras.priors import StandardNormal
 
 ACTIVE_THRESHOLD = 0.01  # variance of a posterior mean over the data, as Burda et al. set it
 CURVE = (1, 10, 100, 1000, 5000)
@@ -85,12 +86,13 @@ class ActiveUnits:
 
     Attributes:
         variance: of the posterior mean over the data, [latent_dim].
-        kl: mean KL of each dimension, [latent_dim], nats; sums to the rate.
+        kl: mean KL of each dimension, [latent_dim], nats; sums to the rate. None for a learned
+            prior, which knows no dimension by itself.
         threshold: a dimension is active when its variance exceeds it.
     """
 
     variance: np.ndarray
-    kl: np.ndarray
+    kl: np.ndarray | None
     threshold: float
 
     @property
@@ -249,7 +251,7 @@ def active_units(model: VAE, x: Any, threshold: float = ACTIVE_THRESHOLD) -> Act
     """Finds the latent dimensions whose posterior mean varies over the data.
 
     Args:
-        model: the model, with a standard normal prior.
+        model: the model.
         x: images, as in `VAE.fit`.
         threshold: on Cov_x(E_q[z]). Default 0.01.
 
@@ -262,8 +264,11 @@ def active_units(model: VAE, x: Any, threshold: float = ACTIVE_THRESHOLD) -> Act
     threshold = checks.positive("threshold", threshold)
     _image_shape(model)
     loc, scale = model.encode(x)
-    kl = 0.5 * (loc**2 + scale**2 - 1.0) - np.log(scale)
-    return ActiveUnits(loc.var(axis=0), kl.mean(axis=0, dtype=np.float64), threshold)
+    kl = None
+    if isinstance(model.prior, StandardNormal):
+        kl = 0.5 * (loc**2 + scale**2 - 1.0) - np.log(scale)
+        kl = kl.mean(axis=0, dtype=np.float64)
+    return ActiveUnits(loc.var(axis=0), kl, threshold)
 
 
 def binary_images(model: VAE, x: Any) -> np.ndarray:

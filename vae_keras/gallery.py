@@ -10,10 +10,15 @@ from matplotlib.figure import Figure
 
 from vae_keras import figures, noise
 from vae_keras.model import VAE
+from vae_keras.priors import StandardNormal
 
-PRIOR_TITLES = {
+_PRIOR_TITLES = {
     "prior": "25 images decoded from z ~ N(0, I)",
     "uniform": "25 images decoded from z ~ U[-√3, √3]",
+}
+_LEARNED_PRIOR_TITLES = {
+    "prior": "25 images decoded from z ~ p(z), which is learned",
+    "uniform": "25 images decoded from U[-√3, √3] through the learned prior",
 }
 _PAIRS = ((3, 5), (1, 7), (4, 9), (0, 6), (2, 8))  # digits people confuse, and two they do not
 _STEPS = 11
@@ -23,9 +28,10 @@ MAX_CLASSES = 50  # more are too many for a map
 
 
 def prior_grids(model: VAE, seed: int = 0, count: int = 25) -> dict[str, np.ndarray]:
-    """Draws the latents of the sample grids, the same ones for the same seed.
+    """Draws what the sample grids start from, the same for the same seed.
 
-    The uniform draws have the normal ones' mean 0 and variance 1.
+    The uniform draws have the normal ones' mean 0 and variance 1. `VAE.prior_draws` makes latents
+    of both: they are the latents where the prior is N(0, I).
 
     Returns:
         "prior" and "uniform" to float32 [count, latent_dim].
@@ -33,9 +39,15 @@ def prior_grids(model: VAE, seed: int = 0, count: int = 25) -> dict[str, np.ndar
     bits = noise.bits16(seed, noise.Stream.UNIFORM, rows=count, size=model.latent_dim).numpy()
     unit = (bits.astype(np.float32) + 0.5) / 65536.0
     return {
-        "prior": model.prior_latents(count, seed),
+        "prior": noise.normal(seed, noise.Stream.PRIOR, rows=count, size=model.latent_dim).numpy(),
         "uniform": ((2.0 * unit - 1.0) * np.sqrt(3.0)).astype(np.float32),
     }
+
+
+def prior_titles(model: VAE) -> dict[str, str]:
+    """Returns the titles of the grids that `prior_grids` starts."""
+    standard = isinstance(model.prior, StandardNormal)
+    return _PRIOR_TITLES if standard else _LEARNED_PRIOR_TITLES
 
 
 def has_classes(labels: np.ndarray | None) -> bool:
@@ -138,7 +150,7 @@ def _interpolations(
 def manifold(model: VAE, side: int = _SIDE) -> np.ndarray:
     """Decodes a grid over a two-dimensional latent space, evenly spaced in probability.
 
-    The grid's lines are the prior's quantiles, by the inverse of its distribution function.
+    The grid's lines are the quantiles of N(0, I), by the inverse of its distribution function.
 
     Args:
         model: a model with latent_dim 2.
@@ -153,7 +165,8 @@ def manifold(model: VAE, side: int = _SIDE) -> np.ndarray:
     """
     line = [NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]
     first, second = np.meshgrid(line, line[::-1])
-    return model.decode(np.stack([first.ravel(), second.ravel()], axis=1))
+    standard = np.stack([first.ravel(), second.ravel()], axis=1)
+    return model.decode(model.prior_draws(standard))
 
 
 def project(loc: np.ndarray) -> tuple[np.ndarray, str]:

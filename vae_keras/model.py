@@ -20,6 +20,7 @@ from vae_keras import (
     keras_file,
     noise,
     presets,
+    priors,
     replicas,
 )
 from vae_keras.networks import MLPDecoder, MLPEncoder
@@ -45,6 +46,7 @@ class _Graphs(NamedTuple):
 
     encode: Callable[..., Posterior]
     decode: Callable[..., tf.Tensor]
+    prior: Callable[..., tf.Tensor]
     reconstruct: Callable[..., tf.Tensor]
     terms: Callable[..., Terms]
 
@@ -57,10 +59,10 @@ class _Draws(NamedTuple):
 
 
 class _PresetNames:
-    """`VAE.presets`: the zoo's names, read from disk when asked."""
+    """`VAE.presets`: what `VAE.from_preset` takes, read from disk when asked."""
 
     def __get__(self, instance: object, owner: type) -> tuple[str, ...]:
-        return presets.names()
+        return presets.trained()
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
@@ -77,7 +79,8 @@ class VAE(keras.Model):
             loc and its scale before the softplus. Default `MLPEncoder()`.
         decoder: Keras layer or model, latents [N, latent_dim] to logits [N, H, W, C].
             Default `MLPDecoder()`.
-        prior: p(z). Default `distributions.StandardNormal()`.
+        prior: p(z), `priors.StandardNormal()` or `priors.AutoregressiveFlow()`.
+            Default `priors.StandardNormal()`.
         objective: what training maximises. Default `objectives.ELBO()`.
         binarization: how `fit` and `evaluate` make the pixels binary, as the Bernoulli needs:
             "dynamic" (a fresh draw at every step), "threshold" or "none". Default "dynamic".
@@ -101,7 +104,7 @@ class VAE(keras.Model):
         self,
         encoder: keras.layers.Layer | None = None,
         decoder: keras.layers.Layer | None = None,
-        prior: distributions.StandardNormal | None = None,
+        prior: priors.StandardNormal | priors.AutoregressiveFlow | None = None,
         objective: ELBO | IWAE | None = None,
         binarization: str = "dynamic",
         seed: int = 0,
@@ -110,7 +113,7 @@ class VAE(keras.Model):
         super().__init__(**kwargs)
         self.encoder = _part("encoder", MLPEncoder() if encoder is None else encoder)
         self.decoder = _part("decoder", MLPDecoder() if decoder is None else decoder)
-        self.prior = distributions.StandardNormal() if prior is None else prior
+        self.prior = priors.StandardNormal() if prior is None else prior
         self.objective = ELBO() if objective is None else objective
         self.binarization = checks.choice("binarization", binarization, data.BINARIZATIONS)
         self.seed = checks.seed(seed)
@@ -187,6 +190,8 @@ class VAE(keras.Model):
         for part, part_shape in ((self.encoder, shape), (self.decoder, (None, self.latent_dim))):
             if not part.built:
                 part.build(part_shape)
+        if isinstance(self.prior, keras.layers.Layer) and not self.prior.built:
+            self.prior.build((None, self.latent_dim))
         self._build_shapes_dict = {"input_shape": shape}
         self._graphs = self._trace_later()
         self.built = True
@@ -203,6 +208,7 @@ class VAE(keras.Model):
         return _Graphs(
             encode=tf.function(self._moments, [images], autograph=False),
             decode=tf.function(self._probabilities, [latents], autograph=False),
+            prior=tf.function(self.prior.transform, [latents], autograph=False),
             reconstruct=tf.function(self.call, [images], autograph=False),
             terms=tf.function(self._terms, [images, number, number], autograph=False),
         )
@@ -343,7 +349,13 @@ class VAE(keras.Model):
         self._require_built("sample")
         n, seed = checks.whole_number("n", n, 1), checks.seed(seed)
         checks.memory("n", n, 4 * self.latent_dim)
-        return noise.normal(seed, noise.Stream.PRIOR, rows=n, size=self.latent_dim).numpy()
+        draws = noise.normal(seed, noise.Stream.PRIOR, rows=n, size=self.latent_dim)
+        return self.prior_draws(draws.numpy())
+
+    def prior_draws(self, standard: Any) -> np.ndarray:
+        """Makes draws from the prior, float32, of standard normal ones, both [N, latent_dim]."""
+        self._require_built("sample")
+        return _in_blocks(self._graphs.prior, checks.latents(standard, self.latent_dim))
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray:
         """Draws images from the model; row i depends on (seed, i) alone.

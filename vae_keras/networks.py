@@ -28,13 +28,13 @@ class _MLP(keras.layers.Layer):
         super().__init__(**kwargs)
         self.hidden = checks.sizes("hidden", hidden)
         self.activation, self.seed = activation, checks.seed(seed)
-        function = _activation(activation)
+        function = activation_function(activation)
         widths = [*self.hidden, units]
         self._dense = [
             keras.layers.Dense(
                 width,
                 activation=function if index < len(self.hidden) else None,
-                kernel_initializer=_variance_scaling(seed, self._kind, index),
+                kernel_initializer=variance_scaling(seed, self._kind, index),
                 dtype=self.dtype_policy,
                 name=f"dense_{index}",
             )
@@ -155,7 +155,7 @@ class _Residual(keras.layers.Layer):
 
     def __init__(self, width: int, activation: str, seeds: tuple[int, int, int], **kwargs: Any):
         super().__init__(**kwargs)
-        self._activation = _activation(activation)
+        self._activation = activation_function(activation)
         seed, kind, index = seeds
         # The second kernel starts small: a deep network starts as the straight path through it.
         self._convs = [
@@ -163,7 +163,7 @@ class _Residual(keras.layers.Layer):
                 width,
                 3,
                 padding="same",
-                kernel_initializer=_variance_scaling(seed, kind, index + offset, scale),
+                kernel_initializer=variance_scaling(seed, kind, index + offset, scale),
                 dtype=self.dtype_policy,
                 name=f"conv_{offset}",
             )
@@ -199,7 +199,7 @@ class _Conv(keras.layers.Layer):
             raise checks.InputError("widths must name the channels of a scale. Received: none.")
         self.depth = checks.whole_number("depth", depth, 0, self._MOST_BLOCKS)
         self.activation, self.seed = activation, checks.seed(seed)
-        self._activation = _activation(activation)
+        self._activation = activation_function(activation)
         self._residuals = [
             _Residual(
                 width,
@@ -213,7 +213,7 @@ class _Conv(keras.layers.Layer):
         ]
 
     def _initializer(self, index: int) -> keras.initializers.Initializer:
-        return _variance_scaling(self.seed, self._kind, index)
+        return variance_scaling(self.seed, self._kind, index)
 
     def _refine(self, h: Any, scale: int) -> Any:
         for residual in self._residuals[scale * self.depth : (scale + 1) * self.depth]:
@@ -394,7 +394,7 @@ def mish(x: Any) -> Any:
     return x * (ratio / (ratio + 2.0))
 
 
-def _activation(name: str) -> Callable[[Any], Any]:
+def activation_function(name: str) -> Callable[[Any], Any]:
     try:
         return mish if name == "mish" else keras.activations.get(name)
     except (ValueError, TypeError) as error:
@@ -407,7 +407,7 @@ def _edge_kernel(scale: int) -> int:
     return 5 if scale == 0 else 3  # beside the images, where a channel costs least
 
 
-def _variance_scaling(
+def variance_scaling(
     seed: int, kind: int, index: int, scale: float = 1.0
 ) -> keras.initializers.Initializer:
     """Glorot and Bengio's uniform initializer, at `scale` of its variance."""

@@ -58,7 +58,7 @@ class ELBO:
         """
         z = reparameterize(posterior, noise)  # [N, latent_dim]
         log_likelihood = decode(z).log_prob(x)  # [N]
-        kl = kl_divergence(posterior, prior)  # [N]
+        kl = kl_divergence(posterior, prior, z)  # [N]
         elbo = log_likelihood - kl
         return elbo, Terms(elbo, log_likelihood, kl)
 
@@ -142,6 +142,7 @@ class IWAE:
 
         z = weighted_once_more(reparameterize(each, draws))  # [N, k, latent_dim]
         log_weight, log_likelihood = log_weights(z)
+        kl = tf.reduce_mean(kl_divergence(each, prior, z), axis=1)
         weights = tf.stop_gradient(tf.nn.softmax(log_weight, axis=1))
         bound = tf.reduce_logsumexp(log_weight, axis=1) - math.log(self.num_samples)
         if self.num_resampled is not None:
@@ -153,7 +154,6 @@ class IWAE:
             bound = tf.stop_gradient(bound - carrier) + carrier
 
         log_likelihood = tf.reduce_mean(log_likelihood, axis=1)
-        kl = kl_divergence(posterior, prior)
         return bound, Terms(log_likelihood - kl, log_likelihood, kl)
 
     def get_config(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 
 @dataclass(frozen=True)
 class Part:
-    """A class of `networks`, `objectives` or `optimizers`, by its name.
+    """A class of `networks`, `priors`, `objectives` or `optimizers`, by its name.
 
     Attributes:
         name: of the class.
@@ -38,11 +38,13 @@ class Recipe:
         epochs: passes over the training images.
         batch_size: images a step.
         learning_rate: the optimizer's, at its highest.
+        prior: p(z). Default N(0, I).
         objective: what training maximises. Default the ELBO.
         optimizer: what takes the steps. Default Adam.
         precision: the networks' Keras dtype policy while they train; what is saved computes in
             float32. Default "float32".
-        start_from: the preset whose weights training starts from, or "" for fresh ones. Default "".
+        start_from: the preset whose networks' weights training starts from, or "" for fresh ones.
+            Default "".
         schedule: "cosine" falls to 0 with the last step, "constant" stays. Default "cosine".
         warmup_steps: steps of linear rise before. Default 0.
         binarization: "dynamic", "threshold" or "none". Default "dynamic".
@@ -59,6 +61,7 @@ class Recipe:
     epochs: int
     batch_size: int
     learning_rate: float
+    prior: Part = dataclasses.field(default_factory=lambda: Part("StandardNormal"))
     objective: Part = dataclasses.field(default_factory=lambda: Part("ELBO"))
     optimizer: Part = dataclasses.field(default_factory=lambda: Part("Adam"))
     precision: str = "float32"
@@ -87,7 +90,7 @@ class Recipe:
             raise checks.InputError(f"a recipe has no field {unknown[0]!r}. Received: {unknown}.")
         values = dict(values)
         try:
-            for part in ("encoder", "decoder", "objective", "optimizer"):
+            for part in ("encoder", "decoder", "prior", "objective", "optimizer"):
                 if part in values:
                     values[part] = Part(**values[part])
             return cls(**values)
@@ -103,8 +106,13 @@ def folder() -> Path:
 
 
 def names() -> tuple[str, ...]:
-    """Returns the presets' names, sorted."""
+    """Returns the names of the presets that can be trained, sorted."""
     return tuple(sorted(path.parent.name for path in folder().glob("*/recipe.json")))
+
+
+def trained() -> tuple[str, ...]:
+    """Returns the names of the presets that have weights, sorted."""
+    return tuple(name for name in names() if (folder() / name / "model.keras").exists())
 
 
 def load_recipe(name: str) -> Recipe:

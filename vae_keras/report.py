@@ -22,9 +22,9 @@ from vae_keras._version import __version__
 
 CAPTIONS = {
     "elbo": "The ELBO after each epoch, beside the fourteen values of the report.",
-    "prior": "Images decoded from 25 draws of the prior N(0, I), the same draws in each picture.",
+    "prior": "Images decoded from 25 draws of the prior, the same draws in each picture.",
     "uniform": "Images decoded from 25 uniform draws on [-√3, √3], of the same mean and variance.",
-    "samples": "Images decoded from 25 draws of the prior N(0, I).",
+    "samples": "Images decoded from 25 draws of the prior.",
     "reconstructions": "Test images, of each class where there are classes: the original, what the "
     "model sees, and the reconstruction through the posterior mean.",
     "interpolations": "Eleven steps along the straight line between the posterior means of two "

@@ -62,7 +62,7 @@ def signatures(model: VAE, score_samples: int, validate: bool) -> dict[str, Sign
         return {"probabilities": probabilities(check.finite("latents", latents, (size,)))}
 
     def sample(seeds: tf.Tensor) -> dict[str, tf.Tensor]:
-        latents = _row_noise(check.seeds(seeds), noise.Stream.PRIOR, size)
+        latents = model.prior.transform(_row_noise(check.seeds(seeds), noise.Stream.PRIOR, size))
         return {"probabilities": probabilities(latents), "latents": latents}
 
     def interpolate(

@@ -35,6 +35,7 @@ from vae_keras import (
     optimizers,
     own_images,
     presets,
+    priors,
     report,
 )
 from vae_keras.model import VAE
@@ -214,7 +215,9 @@ def build_model(recipe: presets.Recipe, image_shape: tuple[int, ...], num_images
     """
     model = _network(recipe, image_shape, recipe.precision)
     if recipe.start_from:
-        model.set_weights(VAE.from_preset(recipe.start_from).get_weights())
+        source = VAE.from_preset(recipe.start_from)
+        model.encoder.set_weights(source.encoder.get_weights())
+        model.decoder.set_weights(source.decoder.get_weights())
     steps = -(-(num_images - recipe.validation) // recipe.batch_size) * recipe.epochs
     rate = _schedule(recipe, steps)
     model.compile(_part(optimizers, recipe.optimizer, learning_rate=rate))
@@ -228,6 +231,7 @@ def _network(recipe: presets.Recipe, image_shape: tuple[int, ...], precision: st
     return VAE(
         _part(networks, recipe.encoder, **given),
         _part(networks, recipe.decoder, **given, image_shape=image_shape),
+        prior=_part(priors, recipe.prior),
         objective=_part(objectives, recipe.objective),
         binarization=recipe.binarization,
         seed=recipe.seed,
@@ -426,7 +430,7 @@ def _fit(
         gallery.prior_grids(model, recipe.seed),
         folder / "figures",
         epochs={min(epoch, recipe.epochs) for epoch in (*_FIGURE_EPOCHS, recipe.epochs)},
-        titles=gallery.PRIOR_TITLES,
+        titles=gallery.prior_titles(model),
         ink=dataset.ink,
     )
     model.fit(

@@ -71,7 +71,9 @@ def publish(run: Path, num_samples: int = 5000) -> Path:
         np.savez_compressed(file, **golden(model, images.x_test[:_GOLDEN_IMAGES]))
     for path in (path for kind in _FIGURES for path in (run / "figures").glob(f"{kind}.png")):
         files.copy(path, target / "figures" / path.name)
-    samples = figures.grid(model.sample(25), 5, 5, gallery.PRIOR_TITLES["prior"], ink=dataset.ink)
+    samples = figures.grid(
+        model.sample(25), 5, 5, gallery.prior_titles(model)["prior"], ink=dataset.ink
+    )
     figures.save(samples, target / "figures" / "samples.png")
     files.write_json(target / "metrics.json", _metrics(run, recipe, likelihood))
     for path, text in cards.render().items():
