@@ -570,7 +570,7 @@ FILES = {
             model_file(tmp, {"class_name": "function", "module": "os", "config": "system"})
         ),
         "a .keras file may name layers of Keras and of vae_keras that run no code of their own. "
-        "Received: os.function in {tmp}/m.keras. Load a model of your own classes from Python, "
+        "Received: os.system in {tmp}/m.keras. Load a model of your own classes from Python, "
         "with keras.saving.load_model.",
     ),
     "a model with a SavedModel in it": (
@@ -580,6 +580,24 @@ FILES = {
         "a .keras file may name layers of Keras and of vae_keras that run no code of their own. "
         "Received: TFSMLayer in {tmp}/m.keras. Load a model of your own classes from Python, with "
         "keras.saving.load_model.",
+    ),
+    "a model with a Lambda by its path": (
+        lambda tmp: keras_file.load(
+            model_file(tmp, [{"class_name": "layers.Lambda", "module": "keras"}])
+        ),
+        "a .keras file may name layers of Keras and of vae_keras that run no code of their own. "
+        "Received: layers.Lambda in {tmp}/m.keras. Load a model of your own classes from Python, "
+        "with keras.saving.load_model.",
+    ),
+    "a model with a function by its path": (
+        lambda tmp: keras_file.load(
+            model_file(
+                tmp, [{"class_name": "function", "module": "keras", "config": "utils.get_file"}]
+            )
+        ),
+        "a .keras file may name layers of Keras and of vae_keras that run no code of their own. "
+        "Received: utils.get_file in {tmp}/m.keras. Load a model of your own classes from Python, "
+        "with keras.saving.load_model.",
     ),
 }
 
