@@ -471,6 +471,14 @@ CONFIGURING = {
         lambda tmp: training.TrainConfig(workdir="a\0b").folder(),
         "workdir must be a path. Received: 'a\\x00b'. Name a file or folder.",
     ),
+    "data without a name": (
+        lambda tmp: training.load_data(""),
+        "data must be a path. Received: ''. Name a file or folder.",
+    ),
+    "data with a zero byte": (
+        lambda tmp: training.TrainConfig(data="a\0b").folder(),
+        "data must be a path. Received: 'a\\x00b'. Name a file or folder.",
+    ),
     "a run folder of other things": (
         lambda tmp: training._check_folder(written(tmp / "a" / "b", b"").parent, {}, False),
         "a new run needs an empty folder. Received: {tmp}/a, which holds other files. "

@@ -239,6 +239,8 @@ def test_help_is_short(capsys):
         (["--seed", "-1"], "seed must be a whole number"),
         (["--validation", "-1"], "validation must be a whole number >= 0"),
         (["--validation", "1200"], "validation must leave images to train on"),
+        (["--data", ""], "data must be a path. Received: ''. Name a file or folder."),
+        (["--data", "a\0b"], "data must be a path. Received: 'a\\x00b'. Name a file or folder."),
         (["--data", "nowhere"], "data must be one of: mnist"),
         (["--strategy", "multi_worker"], "strategy multi_worker needs TF_CONFIG, or a Slurm step"),
         (["--image-size", "32"], "image_size scales your own images. Received: '32' for mnist"),
