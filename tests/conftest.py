@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,16 @@ def small_vae(seed: int = 0, **arguments) -> VAE:
 def vae() -> VAE:
     """A fresh small model."""
     return small_vae()
+
+
+@pytest.fixture
+def printed_warnings(monkeypatch) -> None:
+    """Warnings go to standard error, as they do outside of pytest, which keeps them."""
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+    monkeypatch.setattr(warnings, "showwarning", show)
 
 
 @pytest.fixture(scope="session")

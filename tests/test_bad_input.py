@@ -471,6 +471,14 @@ CONFIGURING = {
         lambda tmp: training.TrainConfig(workdir="a\0b").folder(),
         "workdir must be a path. Received: 'a\\x00b'. Name a file or folder.",
     ),
+    "data without a name": (
+        lambda tmp: training.load_data(""),
+        "data must be a path. Received: ''. Name a file or folder.",
+    ),
+    "data with a zero byte": (
+        lambda tmp: training.TrainConfig(data="a\0b").folder(),
+        "data must be a path. Received: 'a\\x00b'. Name a file or folder.",
+    ),
     "a run folder of other things": (
         lambda tmp: training._check_folder(written(tmp / "a" / "b", b"").parent, {}, False),
         "a new run needs an empty folder. Received: {tmp}/a, which holds other files. "
@@ -570,7 +578,7 @@ FILES = {
             model_file(tmp, {"class_name": "function", "module": "os", "config": "system"})
         ),
         "a .keras file may name layers of Keras and of vae_keras that run no code of their own. "
-        "Received: os.function in {tmp}/m.keras. Load a model of your own classes from Python, "
+        "Received: os.system in {tmp}/m.keras. Load a model of your own classes from Python, "
         "with keras.saving.load_model.",
     ),
     "a model with a SavedModel in it": (
@@ -580,6 +588,24 @@ FILES = {
         "a .keras file may name layers of Keras and of vae_keras that run no code of their own. "
         "Received: TFSMLayer in {tmp}/m.keras. Load a model of your own classes from Python, with "
         "keras.saving.load_model.",
+    ),
+    "a model with a Lambda by its path": (
+        lambda tmp: keras_file.load(
+            model_file(tmp, [{"class_name": "layers.Lambda", "module": "keras"}])
+        ),
+        "a .keras file may name layers of Keras and of vae_keras that run no code of their own. "
+        "Received: layers.Lambda in {tmp}/m.keras. Load a model of your own classes from Python, "
+        "with keras.saving.load_model.",
+    ),
+    "a model with a function by its path": (
+        lambda tmp: keras_file.load(
+            model_file(
+                tmp, [{"class_name": "function", "module": "keras", "config": "utils.get_file"}]
+            )
+        ),
+        "a .keras file may name layers of Keras and of vae_keras that run no code of their own. "
+        "Received: utils.get_file in {tmp}/m.keras. Load a model of your own classes from Python, "
+        "with keras.saving.load_model.",
     ),
 }
 

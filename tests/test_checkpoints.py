@@ -1,6 +1,8 @@
 """Checkpoints: whole, hashed, the last two kept, and a run that goes on bit for bit."""
 
+import contextlib
 import json
+import os
 
 import keras
 import numpy as np
@@ -87,6 +89,94 @@ def test_all_damaged_is_an_error_and_nothing_is_overwritten(saved):
     ):
         checkpoints.restore(folder, empty())
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def curve(path, epochs):
+    rows = [dict.fromkeys(callbacks.COLUMNS, "1") | {"epoch": str(e)} for e in range(epochs)]
+    callbacks.write_elbo_csv(path, rows)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "epochs"),
+    [
+        (["epoch-00002-step-0000000", "epoch-00003-step-0000000"], 0),
+        (["epoch-00000-step-0000007", "epoch-00001-step-0000000"], 1),
+        (["epoch-00001-step-0000001"], 1),
+        (["epoch-00002-step-0000000"], 0),
+        (["epoch-00001-step-0000000"], 2),
+        ([], 2),
+    ],
+)
+def test_lost_hashes_are_damage_and_no_fresh_start(tmp_path, names, epochs):
+    folder, model = tmp_path / "checkpoints", empty()
+    folder.mkdir()
+    for name in names:
+        (folder / f"{name}.keras").write_bytes(b"weights")
+    path = curve(tmp_path / "elbo.csv", epochs)
+    for look in (
+        lambda: checkpoints.restore(folder, model, path),
+        lambda: checkpoints.pack(folder, path),
+    ):
+        with pytest.raises(checks.InputError) as caught:
+            look()
+        assert str(caught.value) == (
+            f"a run goes on from a sound checkpoint. Received: {len(names)} in {folder}, all "
+            "damaged or lost. Restore one of them, or start anew with --overwrite."
+        )
+    assert {file.stem for file in folder.iterdir()} == set(names)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("first", "epochs"), [((0, 5), 0), ((0, 5), 1), ((1, 0), 1), (None, 0), (None, 1)]
+)
+def test_a_kill_before_the_first_hash_starts_afresh(tmp_path, monkeypatch, first, epochs):
+    """Twice, too: the second try comes to its first checkpoint after another number of steps."""
+    folder, model = tmp_path / "checkpoints", empty()
+    path = curve(tmp_path / "elbo.csv", epochs)
+
+    def killed(*_):
+        raise Killed
+
+    for step in (0, 3):
+        if first is not None:
+            state = progress(first[0], first[1] + step * (not epochs))
+            with monkeypatch.context() as patch:
+                patch.setattr(checkpoints.files, "write_json", killed)
+                with pytest.raises(Killed):
+                    checkpoints.save(folder, model, state)
+            assert len(list(folder.iterdir())) == 1
+        assert checkpoints.restore(folder, model, path) is None
+    checkpoints.save(folder, model, progress(1))
+    assert checkpoints.restore(folder, model, path) == progress(1)
+
+
+@pytest.mark.parametrize("call", range(8))
+@pytest.mark.parametrize("saves", [1, 2, 3])
+def test_no_kill_within_a_save_is_taken_for_damage(tmp_path, monkeypatch, saves, call):
+    """Killed before each change of the folder in turn; what is left is restored or legal."""
+    folder, model, left = tmp_path / "checkpoints", empty(), iter(range(call))
+
+    def dying(real):
+        def change(*arguments, **keywords):
+            if next(left, None) is None:
+                raise Killed
+            return real(*arguments, **keywords)
+
+        return change
+
+    for epoch in range(1, saves):
+        checkpoints.save(folder, model, progress(epoch))
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(checkpoints.Path, "unlink", dying(checkpoints.Path.unlink))
+        patch.setattr(checkpoints.files.os, "replace", dying(os.replace))
+        checkpoints.save(folder, model, progress(saves))
+    state = checkpoints.restore(folder, model, curve(tmp_path / "elbo.csv", saves))
+    assert state in ([None, progress(1)] if saves == 1 else [progress(saves - 1), progress(saves)])
 
 
 @pytest.mark.parametrize("stop_after", [1, 4, 7, 9, 10])

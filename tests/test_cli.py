@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,13 @@ def test_debug_shows_the_traceback_above_the_line(error, capsys):
 def test_a_command_that_returns_is_0(capsys):
     assert cli.run(lambda: "ignored") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_warning_is_one_line_without_the_place_in_the_source(capsys, printed_warnings):
+    before = warnings.formatwarning
+    assert cli.run(lambda: warnings.warn("two\n lines", stacklevel=2)) == 0
+    assert capsys.readouterr().err == "Warning: two lines\n"
+    assert warnings.formatwarning is before
 
 
 @pytest.mark.parametrize("debug", [[], ["--debug"]])

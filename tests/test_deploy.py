@@ -58,7 +58,7 @@ def test_each_pod_is_a_worker_of_one_cluster(tmp_path):
 def test_the_jobs_exit_codes_are_the_commands():
     from vae_keras import cli
 
-    assert f"values: [{cli.USAGE_ERROR}]" in KUBERNETES
+    assert f"values: [{cli.USAGE_ERROR}, {cli.DIVERGED}]" in KUBERNETES
     assert f"| {cli.TRY_AGAIN} | another worker was lost" in README
     assert f"exit code {cli.TRY_AGAIN}" in README
     assert f"exit code {cli.TRY_AGAIN}" in KUBERNETES

@@ -1,8 +1,8 @@
 """Disks that are full, end in the middle, or fail: at every place where a run writes.
 
 The faults are the kernel's own where it has them: /dev/full for ENOSPC, a limit on the size of
-files for a write that ends half-way, which also reaches the writers in C++; EIO is raised where
-a file is flushed.
+files for a write that ends half-way, another process's unmapped memory for EIO; all of them reach
+the writers in C++, too. EIO where a file is flushed is raised.
 """
 
 import ast
@@ -13,23 +13,38 @@ import os
 import re
 import resource
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import train as command
 import vae_keras
 from tests.conftest import small_vae
-from vae_keras import callbacks, datasets, export, files, keras_file, presets, training, zoo
+from vae_keras import (
+    callbacks,
+    checkpoints,
+    datasets,
+    export,
+    files,
+    keras_file,
+    presets,
+    training,
+    zoo,
+)
 from vae_keras.__main__ import main
 
 FAULTS = {
     "full": "No space left on device",
     "half": "File too large",
-    "failing": "Input/output error",
+    "refusing": "Input/output error",
+    "failing": "Input/output error",  # at the end
 }
+WRITING = ("full", "half", "refusing")
 SOFT, HARD = resource.getrlimit(resource.RLIMIT_FSIZE)
 HALF = 100  # bytes: less than any file that is written here
 
@@ -39,8 +54,9 @@ pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /d
 class Disk:
     """Fails in one way when a file of a certain name is written."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, victim):
         self.fault, self.name = "", ""
+        self.devices = {"full": "/dev/full", "refusing": f"/proc/{victim}/mem"}
         self._patch, self._name = monkeypatch, files.temporary_name
         monkeypatch.setattr(files, "temporary_name", self._temporary_name)
 
@@ -58,15 +74,16 @@ class Disk:
 
     def _temporary_name(self, path):
         temporary = self._name(path)
-        if path.name == self.name:
+        if self.name and f"/{path.as_posix()}".endswith(f"/{self.name}"):
             self.strike(temporary)
         return temporary
 
     def strike(self, temporary):
         self.met = True
-        if self.fault == "full":
-            # Whoever opens the name to write opens a full disk; os.open would not follow a link.
-            temporary.symlink_to("/dev/full")
+        if self.fault in self.devices:
+            # Whoever opens the name to write opens a bad disk; os.open would not follow a link.
+            temporary.parent.mkdir(exist_ok=True)
+            temporary.symlink_to(self.devices[self.fault])
             real = os.open
             self._inner.setattr(
                 os,
@@ -87,7 +104,9 @@ def raise_eio(_):
 
 @pytest.fixture
 def disk(monkeypatch):
-    return Disk(monkeypatch)
+    with subprocess.Popen(["sleep", "3600"]) as victim:  # its address 0 takes no bytes
+        yield Disk(monkeypatch, victim.pid)
+        victim.kill()
 
 
 def content(folder):
@@ -164,8 +183,8 @@ def test_a_run_goes_through_every_fault_to_the_same_end(
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
     saved = export.export_saved_model
     for name in SITES:
-        for fault, reason in FAULTS.items():
-            before = content(folder)
+        for fault in WRITING:
+            reason, before = FAULTS[fault], content(folder)
             monkeypatch.setattr(
                 training.export,
                 "export_saved_model",
@@ -225,12 +244,12 @@ def test_what_the_zoos_commands_write(tmp_path, disk, fault, name, arguments, ca
 
 
 def strike_in(module, function, disk, monkeypatch):
-    """Begins the fault when a function is called, whatever it writes."""
+    """Begins the fault when a function is called, in the file that it names first."""
     real = getattr(module, function)
 
-    def struck(*arguments, **keywords):
-        disk.strike(Path("unused"))
-        return real(*arguments, **keywords)
+    def struck(path, *arguments, **keywords):
+        disk.strike(path)
+        return real(path, *arguments, **keywords)
 
     monkeypatch.setattr(module, function, struck)
 
@@ -250,10 +269,46 @@ def test_a_version_that_is_served_stays(tmp_path, disk, monkeypatch, fault, modu
     before = content(tmp_path)
     strike_in(module, function, disk, monkeypatch)
     for version in (1, 2):
-        with disk.fails(fault, "none"), pytest.raises(OSError, match=r"(written|error|large)"):
+        with disk.fails(fault, "none"), pytest.raises(OSError, match=FAULTS[fault]):
             export.export_saved_model(vae, tmp_path, version, overwrite=True)
         assert content(tmp_path) == before
         assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.ResourceExhaustedError(None, None, "variables; No space left on device"),
+        tf.errors.UnknownError(None, None, "variables; Input/output error"),
+    ],
+)
+def test_what_tensorflow_calls_a_full_or_broken_disk(tmp_path, monkeypatch, error):
+    """It chooses the names of a SavedModel's files, so no device can stand in for them."""
+    vae = small_vae()
+    export.export_saved_model(vae, tmp_path, 1)
+    before = content(tmp_path)
+
+    def half(served, folder):
+        (folder / "variables").mkdir()
+        (folder / "variables" / "variables.index").write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(export, "_write_saved_model", half)
+    for version in (1, 2):
+        with pytest.raises(OSError, match=error.message):
+            export.export_saved_model(vae, tmp_path, version, overwrite=True)
+        assert content(tmp_path) == before
+        assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("fault", WRITING)
+def test_warm_up_requests(tmp_path, disk, monkeypatch, fault):
+    monkeypatch.setattr(export, "_write_saved_model", lambda *_: None)
+    monkeypatch.setattr(export, "_golden_cases", lambda *_: [])
+    strike_in(export.warmup, "write", disk, monkeypatch)
+    with disk.fails(fault, "none"), pytest.raises(OSError, match=FAULTS[fault]):
+        export.export_saved_model(small_vae(), tmp_path, 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_version_that_could_not_be_replaced_is_put_back(tmp_path, monkeypatch):
@@ -274,13 +329,73 @@ def test_a_version_that_could_not_be_replaced_is_put_back(tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-@pytest.mark.parametrize("fault", ["half", "failing"])
-def test_parts_in_other_formats(tmp_path, disk, fault):
-    (tmp_path / "decoder.tflite").write_bytes(b"old")
-    with disk.fails(fault, "decoder.tflite"), pytest.raises(OSError, match=FAULTS[fault]):
-        export.export_parts(small_vae(), tmp_path, "litert")
-    assert (tmp_path / "decoder.tflite").read_bytes() == b"old"
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(("format", "suffix"), [("litert", "tflite"), ("onnx", "onnx")])
+def test_parts_in_other_formats(tmp_path, disk, fault, format, suffix):
+    if format == "onnx":
+        pytest.importorskip("tf2onnx", reason="the extra [onnx] is not installed")
+    name = f"decoder.{suffix}"
+    (tmp_path / name).write_bytes(b"old")
+    with disk.fails(fault, name), pytest.raises(OSError, match=FAULTS[fault]):
+        export.export_parts(small_vae(), tmp_path, format)
+    assert (tmp_path / name).read_bytes() == b"old"
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_checkpoint_that_came_over_the_network(tmp_path, disk, fault, monkeypatch):
+    vae, other = small_vae(), small_vae(seed=1)
+    for model in (vae, other):
+        model.optimizer.build(model.trainable_variables)
+    checkpoints.save(tmp_path / "chief", vae, checkpoints.Progress(1, 0, [], []))
+    message, before = checkpoints.pack(tmp_path / "chief"), other.get_weights()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "worker"))
+    (tmp_path / "worker").mkdir()
+    with disk.fails(fault, "packed.keras"), pytest.raises(OSError, match=FAULTS[fault]):
+        checkpoints.unpack(message, other)
+    assert list((tmp_path / "worker").iterdir()) == []
+    for weight, old in zip(other.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+    assert checkpoints.unpack(message, other).epoch == 1
+
+
+def test_the_event_log_of_tensorboard_says_why_and_keeps_what_it_has(tmp_path, digits):
+    """TensorFlow names the file and opens it once: the limit alone can reach it."""
+    vae = small_vae()
+    vae.fit(digits, batch_size=20, verbose=0)
+    writer = callbacks.FigureWriter({}, log_dir=tmp_path)
+    writer.set_model(vae)
+    writer.on_train_begin()
+    writer.on_epoch_end(0, {"elbo": -1.0})
+    writer._writer.flush()
+    before = content(tmp_path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(*before.values()) + 10, HARD))
+
+    def go_on():
+        for epoch in range(1, 100):
+            writer.on_epoch_end(epoch, {"elbo": -1.0})
+
+    try:
+        with pytest.raises(tf.errors.OpError, match=r"events.*; File too large"):
+            go_on()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (SOFT, HARD))
+    ((name, after),) = content(tmp_path).items()
+    assert after.startswith(before[name])
+
+
+def test_a_damaged_cache_that_cannot_be_put_aside(tmp_path, monkeypatch):
+    path = tmp_path / "mnist.npz"
+    path.write_bytes(b"damaged")
+
+    def refuse(*_):
+        raise_eio(_)
+
+    monkeypatch.setattr(datasets.os, "replace", refuse)
+    with pytest.raises(datasets.SourceError) as caught:
+        datasets._from_cache("mnist", path)
+    assert str(caught.value) == "it is damaged (and could not be put aside: Input/output error)"
+    assert content(tmp_path) == {"mnist.npz": b"damaged"}
 
 
 @pytest.fixture
@@ -305,8 +420,9 @@ def finished(tmp_path, monkeypatch, mnist):
 @pytest.mark.slow
 def test_publishing(finished, disk, capsys):
     run, target = finished
-    for name in ("model.keras", "golden.npz", "elbo.png", "samples.png", "metrics.json"):
-        for fault in FAULTS:
+    names = ("model.keras", "golden.npz", "elbo.png", "samples.png", "metrics.json", "README.md")
+    for name in names:
+        for fault in WRITING:
             before = content(target)
             with disk.fails(fault, name), pytest.raises(OSError, match=FAULTS[fault]):
                 zoo.publish(run, num_samples=2)
@@ -317,6 +433,20 @@ def test_publishing(finished, disk, capsys):
     zoo.publish(run, num_samples=2)
     metrics = json.loads((target / "metrics.json").read_text())
     assert metrics["provenance"]["weights_sha256"] == files.sha256(run / "model.keras")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("place", ["zoo/mlp_mnist", "zoo", ""])
+def test_rendering(finished, tmp_path, disk, fault, place, capsys):
+    path = tmp_path / place / "README.md"
+    path.write_text("old" * HALF)
+    with disk.fails(fault, str(path.relative_to("/"))):
+        assert main(["render"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert FAULTS[fault] in error
+    assert str(path) in error
+    assert path.read_text() == "old" * HALF
+    assert leftovers(tmp_path) == []
 
 
 # -------------------------------------------------------------------------------- the census
@@ -337,7 +467,7 @@ WRITERS = {
     ("files", "open"),  # to flush it
     ("files", "os.replace"),
     ("files", "shutil.copyfileobj"),  # atomic_write
-    ("training", "bare.save"),  # staged
+    ("training", "model.save"),  # staged
     ("warmup", "tf.io.TFRecordWriter"),  # into a folder that is renamed
     ("zoo", "np.savez_compressed"),  # atomic_write
 }

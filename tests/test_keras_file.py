@@ -83,6 +83,33 @@ def test_no_module_is_imported_for_a_file(tmp_path, monkeypatch, module):
         keras_file.load(tmp_path / "m.keras")
 
 
+@pytest.mark.parametrize("name", ["layers.Lambda", "src.layers.core.lambda_layer.Lambda"])
+def test_a_program_by_another_name_is_refused_unrun(malicious, tmp_path, name):
+    path, trace = malicious
+    renamed = tmp_path / "renamed.keras"
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(renamed, "w") as other:
+        for member in whole.namelist():
+            content = whole.read(member)
+            if member == "config.json":
+                given = b'"module": "keras.layers", "class_name": "Lambda"'
+                assert content.count(given) == 1
+                content = content.replace(
+                    given, f'"module": "keras", "class_name": "{name}"'.encode()
+                )
+            other.writestr(member, content)
+    with pytest.raises(checks.InputError, match=f"Received: {name} in"):
+        keras_file.load(renamed)
+    assert not trace.exists()
+
+
+def test_keras_own_functions_and_layers_load(tmp_path):
+    decoder = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(36, "gelu"), keras.layers.Reshape((6, 6, 1))]
+    )
+    small_vae(decoder=decoder).save(tmp_path / "m.keras")
+    assert keras_file.load(tmp_path / "m.keras").image_shape == (6, 6, 1)
+
+
 def test_a_sound_file_loads_as_keras_would_load_it(tmp_path, digits):
     vae = small_vae()
     vae.save(tmp_path / "m.keras")

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from vae_keras import presets
+from vae_keras import checks, presets
 from vae_keras.__main__ import _trained_on, main
 
 
@@ -103,7 +103,7 @@ def test_data_of_another_kind_gets_one_line(photos_run, arguments, sentence, cap
         (None, "mnist"),
         ('{"data": "fashion_mnist"}', "fashion_mnist"),
         ('{"data": "photos"}', "photos"),
-        ("{", "mnist"),
+        ("{}", "mnist"),
         ("[]", "mnist"),
     ],
 )
@@ -112,6 +112,27 @@ def test_a_run_folder_says_what_its_model_was_trained_on(tmp_path, content, data
         (tmp_path / "config.json").write_text(content)
     arguments = Namespace(preset=None, model=str(tmp_path / "model.keras"))
     assert _trained_on(arguments) == data
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        (
+            "[" * 10**5,
+            "maximum recursion depth exceeded while decoding a JSON array from a unicode string",
+        ),
+    ],
+)
+def test_a_damaged_configuration_is_not_taken_for_none(tmp_path, content, reason):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(checks.InputError) as caught:
+        _trained_on(Namespace(preset=None, model=str(tmp_path / "model.keras")))
+    assert str(caught.value) == (
+        f"the config.json beside a model must be sound JSON. Received: {path} ({reason}). "
+        "Restore it, or move the model away from it."
+    )
 
 
 def test_export_takes_the_next_version(tmp_path, capsys):
@@ -147,6 +168,7 @@ def test_every_command_has_help(name, capsys):
         (["sample", "--preset", "mlp_mnist", "--to", "file/a.png"], "--to must be a file that can"),
         (["figures", "--preset", "mlp_mnist", "--to", "file"], "--to must be a folder that can be"),
         (["export", "--preset", "mlp_mnist", "--to", "file"], "--to must be a folder that can be"),
+        (["evaluate", "--preset", "mlp_mnist", "--data", ""], "data must be a path. Received: ''"),
         (["publish", "nowhere"], "only a finished run is published"),
     ],
 )

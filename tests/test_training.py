@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 import train as command
+from tests import killer
 from vae_keras import callbacks, checks, datasets, own_images, presets, training
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -172,6 +173,46 @@ def test_a_stopped_run_goes_on_to_the_same_end(run, tmp_path, monkeypatch):
     assert (folder / "report.html").exists()
 
 
+def cut_short(run, folder):
+    """The run before its last stage, in a folder that a test may damage."""
+    shutil.copytree(run, folder)
+    (folder / "report.html").unlink()
+    return folder
+
+
+FLAGS = ("--epochs", "2", "--validation", "200", "--batch-size", "100")
+
+
+def test_a_damaged_newest_checkpoint_is_one_warning_and_the_same_end(
+    run, tmp_path, capsys, printed_warnings
+):
+    folder = cut_short(run, tmp_path / "run")
+    damaged = folder / "checkpoints" / "epoch-00002-step-0000000.keras"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    (folder / "model.keras").unlink()
+    assert command.main(["--workdir", str(folder), *FLAGS]) == 0
+    said = capsys.readouterr()
+    assert said.err == (
+        "Warning: checkpoint epoch-00002-step-0000000 is damaged (its hash does not match); "
+        "it is skipped\n"
+    )
+    assert "Going on after epoch 1, step 0." in said.out
+    killer.require_same(folder, run)
+
+
+@pytest.mark.parametrize("lost", ["*.json", "*"])
+def test_lost_checkpoints_are_an_error_and_nothing_is_overwritten(run, tmp_path, capsys, lost):
+    folder = cut_short(run, tmp_path / "run")
+    for path in (folder / "checkpoints").glob(lost):
+        path.unlink()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert command.main(["--workdir", str(folder), *FLAGS]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: a run goes on from a sound checkpoint. Received: ")
+    assert len(error.splitlines()) == 1
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 # ------------------------------------------------------------------------------- command line
 
 
@@ -198,6 +239,8 @@ def test_help_is_short(capsys):
         (["--seed", "-1"], "seed must be a whole number"),
         (["--validation", "-1"], "validation must be a whole number >= 0"),
         (["--validation", "1200"], "validation must leave images to train on"),
+        (["--data", ""], "data must be a path. Received: ''. Name a file or folder."),
+        (["--data", "a\0b"], "data must be a path. Received: 'a\\x00b'. Name a file or folder."),
         (["--data", "nowhere"], "data must be one of: mnist"),
         (["--strategy", "multi_worker"], "strategy multi_worker needs TF_CONFIG, or a Slurm step"),
         (["--image-size", "32"], "image_size scales your own images. Received: '32' for mnist"),

@@ -95,15 +95,20 @@ def _load(arguments: argparse.Namespace) -> VAE:
 
 def _trained_on(arguments: argparse.Namespace) -> str:
     """The name of the data that a model was trained on: its recipe's, or its run folder's."""
-    from vae_keras import presets
+    from vae_keras import checks, presets
 
     if arguments.preset is not None:
         return presets.load_recipe(arguments.preset).data
+    path = Path(arguments.model).parent / "config.json"
     try:
-        config = json.loads((Path(arguments.model).parent / "config.json").read_text("utf-8"))
-        return str(config["data"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(path.read_text("utf-8"))["data"])
+    except (FileNotFoundError, KeyError, TypeError):
         return "mnist"  # a file on its own
+    except (ValueError, RecursionError) as error:
+        raise checks.InputError(
+            f"the config.json beside a model must be sound JSON. Received: {path} ({error}). "
+            "Restore it, or move the model away from it."
+        ) from error
 
 
 def _load_data(arguments: argparse.Namespace, model: VAE) -> datasets.DataSet:

@@ -22,6 +22,7 @@ from vae_keras import checks, divergence, files
 from vae_keras.model import VAE
 
 _KEEP = 2
+_FIRST = "epoch-00001-step-0000000"  # the latest name that a run's first checkpoint can have
 MAX_EPOCHS = 99_999  # five digits of a checkpoint's name, which sorts by them
 
 
@@ -58,6 +59,9 @@ def save(folder: str | os.PathLike[str], model: VAE, progress: Progress) -> None
     divergence.require_finite(held, step)
     folder = Path(folder)
     name = f"epoch-{progress.epoch:05d}-step-{progress.step:07d}"
+    if newest(folder) is None:  # a kill before the first JSON leaves one file and never two
+        for path in folder.glob("epoch-*.keras"):
+            path.unlink()
     # Only a damaged one can have this name. Its hash goes first: at no moment may it be the hash
     # of other weights.
     (folder / f"{name}.json").unlink(missing_ok=True)
@@ -71,16 +75,23 @@ def save(folder: str | os.PathLike[str], model: VAE, progress: Progress) -> None
             path.unlink(missing_ok=True)
 
 
-def restore(folder: str | os.PathLike[str], model: VAE) -> Progress | None:
+def restore(
+    folder: str | os.PathLike[str], model: VAE, curve: str | os.PathLike[str] | None = None
+) -> Progress | None:
     """Loads the newest sound checkpoint into a compiled model whose optimizer is built.
 
+    Args:
+        folder: of the checkpoints.
+        model: takes the weights and the optimizer's state.
+        curve: the run's `elbo.csv`, which knows of checkpoints that are lost. Default None.
+
     Returns:
-        Its progress, or None when the folder holds no checkpoint.
+        Its progress, or None when the run never wrote a checkpoint.
 
     Raises:
-        checks.InputError: when there are checkpoints and all are damaged.
+        checks.InputError: when there are, or have been, checkpoints and all are damaged.
     """
-    found = _newest_sound(folder)
+    found = _newest_sound(folder, curve)
     if found is None:
         return None
     weights, progress = found
@@ -88,13 +99,13 @@ def restore(folder: str | os.PathLike[str], model: VAE) -> Progress | None:
     return progress
 
 
-def pack(folder: str | os.PathLike[str]) -> bytes:
-    """Returns the newest sound checkpoint as one message, empty when there is none.
+def pack(folder: str | os.PathLike[str], curve: str | os.PathLike[str] | None = None) -> bytes:
+    """Returns what `restore` would load as one message, empty when there is nothing.
 
     Raises:
-        checks.InputError: when there are checkpoints and all are damaged.
+        checks.InputError: as `restore` does.
     """
-    found = _newest_sound(folder)
+    found = _newest_sound(folder, curve)
     if found is None:
         return b""
     weights, progress = found
@@ -114,10 +125,12 @@ def unpack(message: bytes, model: VAE) -> Progress | None:
     return Progress(**json.loads(content))
 
 
-def _newest_sound(folder: str | os.PathLike[str]) -> tuple[Path, Progress] | None:
+def _newest_sound(
+    folder: str | os.PathLike[str], curve: str | os.PathLike[str] | None
+) -> tuple[Path, Progress] | None:
     """The weights file and the progress of the newest sound checkpoint."""
-    found = sorted(Path(folder).glob("epoch-*.json"), reverse=True)
-    for path in found:
+    folder = Path(folder)
+    for path in sorted(folder.glob("epoch-*.json"), reverse=True):
         weights = path.with_suffix(".keras")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -130,12 +143,17 @@ def _newest_sound(folder: str | os.PathLike[str]) -> tuple[Path, Progress] | Non
             )
             continue
         return weights, progress
-    if found:
-        raise checks.InputError(
-            f"a run goes on from a sound checkpoint. Received: {len(found)} in {folder}, all "
-            "damaged. Restore one of them, or start anew with --overwrite."
-        )
-    return None
+    names = {path.stem for path in folder.glob("epoch-*")}
+    rows = 0
+    if curve is not None and Path(curve).exists():
+        rows = max(0, len(Path(curve).read_bytes().splitlines()) - 1)
+    # A kill before the first JSON leaves at most one file, of the first epoch, and one row.
+    if newest(folder) is None and len(names) < 2 and max(names, default="") <= _FIRST and rows < 2:
+        return None
+    raise checks.InputError(
+        f"a run goes on from a sound checkpoint. Received: {len(names)} in {folder}, all damaged "
+        "or lost. Restore one of them, or start anew with --overwrite."
+    )
 
 
 def newest(folder: str | os.PathLike[str]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 
 BUG, USAGE_ERROR, DIVERGED = 1, 2, 3
@@ -12,7 +13,7 @@ _LONGEST = 1000  # characters: TensorFlow's errors can list a whole graph
 
 
 def run(command: Callable[[], object], debug: bool = False) -> int:
-    """Runs a command and turns every exception into one line and an exit code.
+    """Runs a command and turns every exception into one line and an exit code, warnings into lines.
 
     Args:
         command: what to do; its result is ignored.
@@ -30,6 +31,7 @@ def run(command: Callable[[], object], debug: bool = False) -> int:
     from vae_keras.divergence import Diverged
     from vae_keras.training import Interrupted
 
+    format_before, warnings.formatwarning = warnings.formatwarning, _warning
     try:
         command()
     except Interrupted as stop:
@@ -51,10 +53,20 @@ def run(command: Callable[[], object], debug: bool = False) -> int:
             return _say("it needs more memory than there is. Ask for less at a time.", USAGE_ERROR)
         hint = "This is a bug; --debug shows where."
         return _say(f"unexpected {type(error).__name__}: {error}. {hint}", BUG)
+    finally:
+        warnings.formatwarning = format_before
     return 0
 
 
 def _say(error: object, code: int) -> int:
-    text = " ".join(str(error).split())
-    print(f"Error: {text[:_LONGEST]}{'...' * (len(text) > _LONGEST)}", file=sys.stderr)
+    print(f"Error: {_line(error)}", file=sys.stderr)
     return code
+
+
+def _warning(message: object, *_: object) -> str:
+    return f"Warning: {_line(message)}\n"
+
+
+def _line(message: object) -> str:
+    text = " ".join(str(message).split())
+    return f"{text[:_LONGEST]}{'...' * (len(text) > _LONGEST)}"

@@ -315,10 +315,11 @@ def _from_cache(name: str, path: Path) -> Images:
         aside = path.with_suffix(".npz.bad")
         try:
             os.replace(path, aside)
-        except OSError:
-            aside = path
+            fate = f"put aside as {aside.name}"
+        except OSError as refusal:
+            fate = f"and could not be put aside: {refusal.strerror}"
         detail = error if isinstance(error, SourceError) else "it is damaged"
-        raise SourceError(f"{detail} (put aside as {aside.name})") from error
+        raise SourceError(f"{detail} ({fate})") from error
 
 
 def _from_keras(name: str) -> Images:

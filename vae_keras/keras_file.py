@@ -77,7 +77,7 @@ def _require_known(config: Any, path: Path) -> None:
     for module, name in _named(config):
         if module is not None and module.split(".")[0] not in _PACKAGES:
             found = f"{module}.{name}"
-        elif name in _PROGRAMS:
+        elif name in _PROGRAMS or "." in name:  # Keras would find layers.Lambda in keras
             found = name
         else:
             continue
@@ -92,8 +92,10 @@ def _named(config: Any) -> Iterator[tuple[str | None, str]]:
     """The module and the name of every object in a configuration, however deep."""
     if isinstance(config, dict):
         if "class_name" in config:
-            module = config.get("module")
-            yield None if module is None else str(module), str(config["class_name"])
+            module, name = config.get("module"), config["class_name"]
+            if name == "function":
+                name = config.get("config")
+            yield None if module is None else str(module), str(name)
         for value in config.values():
             yield from _named(value)
     elif isinstance(config, list):

@@ -59,7 +59,7 @@ def load(path: str | os.PathLike[str], image_size: str | None = None) -> DataSet
         checks.InputError: for anything that is not such a file or folder, does not decode, or
             breaks a limit of this module. Sizes are compared with the limits before decoding.
     """
-    path = Path(path)
+    path = checks.path("data", path)
     _check_name(name(path))
     size = None if image_size is None else parse_size(image_size)
     try:
@@ -94,7 +94,7 @@ def name(path: str | os.PathLike[str]) -> str:
 
     A name that `datasets.KNOWN` has taken gets "own-" in front.
     """
-    whole = Path(path).resolve()
+    whole = checks.path("data", path).resolve()
     own = (whole.stem if whole.suffix == ".npz" else whole.name) or "data"
     return f"own-{own}" if own in KNOWN else own
 

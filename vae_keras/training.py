@@ -405,7 +405,7 @@ def _fit(
     team: cluster.Cluster,
 ) -> None:
     images = dataset.images
-    progress = _restore(model, folder / "checkpoints", team)
+    progress = _restore(model, folder, team)
     csv_path = folder / "elbo.csv"
     if progress is not None:
         if team.is_chief:
@@ -447,9 +447,10 @@ def _fit(
 
 def _restore(model: VAE, folder: Path, team: cluster.Cluster) -> checkpoints.Progress | None:
     """Goes back to the chief's checkpoint; the other workers need not see its folder."""
+    held, curve = folder / "checkpoints", folder / "elbo.csv"
     if not team.has_peers:
-        return checkpoints.restore(folder, model)
-    return checkpoints.unpack(team.on_chief(lambda: checkpoints.pack(folder)), model)
+        return checkpoints.restore(held, model, curve)
+    return checkpoints.unpack(team.on_chief(lambda: checkpoints.pack(held, curve)), model)
 
 
 def _finish(
