@@ -1,6 +1,7 @@
 """Rendered files say what their JSON says, and nothing else."""
 
 import json
+import re
 
 import pytest
 
@@ -15,6 +16,16 @@ PUBLISHED = [
 def test_rendered_files_are_what_their_json_gives(path):
     message = f"{path} differs from its JSON files: run python -m vae_keras render"
     assert path.read_text(encoding="utf-8") == cards.render()[path], message
+
+
+def test_the_readme_has_a_place_for_the_table():
+    """Without its marks rendering would change nothing, and nothing would differ."""
+    readme = presets.folder().parent / "README.md"
+    assert readme in cards.render()
+    text = readme.read_text(encoding="utf-8")
+    (table,) = re.findall(r"^<!-- zoo -->\n(.*?)^<!-- /zoo -->$", text, re.DOTALL | re.MULTILINE)
+    for name in PUBLISHED:
+        assert f"[{name}](saved_models/{name}/README.md)" in table
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
