@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 
-from benchmarks import commands, contests, render, results
+from benchmarks import commands, contests, render, results, trace
 
-_CASES = (*contests.CONTESTS, *commands.COMMANDS)
+_CASES = (*contests.CONTESTS, *commands.COMMANDS, "trace")
+_LEAST_ROUNDS = 7
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("cases", nargs="*", help=f"any of: {', '.join(_CASES)} (default: all)")
-    parser.add_argument("--rounds", type=int, default=7, help="of timing, at least 7 (default)")
+    parser.add_argument(
+        "--rounds", type=int, default=_LEAST_ROUNDS, help="of timing; fewer than 7 with --dry-run"
+    )
     parser.add_argument("--only", nargs="*", default=[], help="contestants whose name has this")
     parser.add_argument("--dry-run", action="store_true", help="write no results")
     parser.add_argument("--render", action="store_true", help="render what is there, run nothing")
     arguments = parser.parse_args(argv)
     if unknown := [case for case in arguments.cases if case not in _CASES]:
         parser.error(f"unknown case {unknown[0]}; there are: {', '.join(_CASES)}")
+    if arguments.rounds < _LEAST_ROUNDS and not arguments.dry_run:
+        parser.error(f"a result takes {_LEAST_ROUNDS} rounds or more; fewer go with --dry-run")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     failed = False
     for case in arguments.cases or _CASES:
         if not arguments.render:
             failed |= not _run(case, arguments)
-        if results.read(case) and not arguments.dry_run:
+        if arguments.dry_run:
+            continue
+        if case == "trace":
+            render.write_readmes()
+        elif results.read(case):
             render.write(case, _title(case))
     return int(failed)
 
 
 def _run(case: str, arguments: argparse.Namespace) -> bool:
     """Runs a case and writes its results; False when a check failed."""
+    if case == "trace":
+        found = trace.measure()
+        _say(f"trace: {found['shares']}")
+        if not arguments.dry_run:
+            trace.PATH.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        return True
     if reason := commands.why_skipped(case):
         _say(f"{case}: skipped, {reason}")
         return True

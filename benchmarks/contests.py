@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Mapping
@@ -14,11 +15,14 @@ from benchmarks.gate import Worker
 from benchmarks.race import Ratio, race
 from benchmarks.results import Result
 from benchmarks.workload import (
+    Networks,
     Weights,
     Workload,
     binary,
+    conv,
     initial_weights,
     judge_elbo,
+    mlp,
     write_weights,
 )
 
@@ -29,12 +33,21 @@ _TRAINED_EPOCHS = 3  # before a likelihood is estimated
 
 @dataclass(frozen=True)
 class Entry:
-    """A contestant: its name in the table, its function, the images of one of its slices."""
+    """A contestant.
+
+    Attributes:
+        name: in the table.
+        target: its function.
+        num_images: of one of its slices.
+        floor: whether it does only the matrix products of the work.
+        limit: name of the contestant that does the least that this one must. Default none.
+    """
 
     name: str
     target: str
     num_images: int
     floor: bool = False
+    limit: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,7 @@ class Contest:
             than `tolerance` end the run.
         tolerance: in the judge's unit.
         check_slices: slices before the check. Default 1.
+        conv: whether the weights are the convolutional networks'. Default False.
     """
 
     name: str
@@ -61,12 +75,12 @@ class Contest:
     judge: str
     tolerance: float
     check_slices: int = 1
+    conv: bool = False
 
 
 def _training(batch_size: int, num_images: int) -> Contest:
     targets = {
         "ours, VAE.fit": "ours:fit",
-        "ours, all defaults": "ours:fit_with_defaults",
         "ours, as train.py": "ours:fit_as_train_py",
         "ours, input pipeline removed": "ours:fit_without_pipeline",
         "JAX, jit and scan, optax": "jax_scan:scan",
@@ -96,21 +110,26 @@ def _training(batch_size: int, num_images: int) -> Contest:
 
 
 def _parts(batch_size: int, num_images: int) -> Contest:
-    names = {
-        "the whole of VAE.fit": "ours:fit",
-        "the compiled kernel": "parts:kernel",
-        "matrix products in XLA": "parts:products",
-        "Adam": "parts:adam",
-        "Bernoulli log-probability and gradient": "parts:bernoulli",
-        "binarization: bits": "parts:pixel_bits",
-        "binarization: comparison": "parts:comparison",
-        "latent noise": "parts:latent_noise",
-        "shuffle and gather": "parts:pipeline",
-    }
+    floor, traffic = "floor: sgemm of TensorFlow", "Adam's reads and writes alone"
+    parts = (
+        ("the whole of VAE.fit", "ours:fit", floor),
+        ("the compiled kernel", "parts:kernel", floor),
+        ("matrix products in XLA", "parts:products", floor),
+        ("Adam", "parts:adam", traffic),
+        ("Bernoulli log-probability and gradient", "parts:bernoulli", ""),
+        ("binarization: bits", "parts:pixel_bits", ""),
+        ("binarization: comparison", "parts:comparison", ""),
+        ("latent noise", "parts:latent_noise", ""),
+        ("shuffle and gather", "parts:pipeline", ""),
+        (traffic, "parts:adam_traffic", ""),
+    )
     return Contest(
         name=f"profile_{batch_size}",
         title=f"Where a training step's time goes, batch size {batch_size}",
-        entries=tuple(Entry(name, target, num_images) for name, target in names.items()),
+        entries=(
+            *(Entry(name, target, num_images, limit=limit) for name, target, limit in parts),
+            Entry(floor, "floor:train_tensorflow", num_images, floor=True),
+        ),
         batch_size=batch_size,
         trained=False,
         judge="none",
@@ -134,6 +153,34 @@ def _serving(batch_size: int, calls: int) -> Contest:
     )
 
 
+_NO_THOUGHT = Contest(
+    name="train_32",
+    title="vae.compile(); vae.fit(x) beside train.py at its batch size",
+    entries=(
+        Entry("ours, as train.py", "ours:fit_as_train_py", 60000),
+        Entry("ours, vae.compile(); vae.fit(x)", "ours:fit_with_defaults", 60000),
+    ),
+    batch_size=32,  # the default
+    trained=False,
+    judge="elbo",
+    tolerance=_ELBO_TOLERANCE,
+)
+
+_CONV = Contest(
+    name="train_conv",
+    title="Training residual convolutional networks at batch size 100",
+    entries=(
+        Entry("ours, VAE.fit", "ours:fit_conv", 10000),
+        Entry("PyTorch, eager, fused Adam", "pytorch_conv:eager", 10000),
+    ),
+    batch_size=100,
+    trained=False,
+    judge="conv_elbo",
+    tolerance=_ELBO_TOLERANCE,
+    check_slices=3,
+    conv=True,
+)
+
 _LIKELIHOOD = Contest(
     name="likelihood",
     title="Log-likelihood at 5,000 importance samples",
@@ -155,6 +202,8 @@ CONTESTS = {
     for contest in (
         _training(200, 60000),
         _training(20, 20000),
+        _NO_THOUGHT,
+        _CONV,
         _LIKELIHOOD,
         _serving(1, 2000),
         _serving(64, 300),
@@ -246,6 +295,7 @@ def _result(
         seconds=costs[entry.name],
         per="image",
         ratio=Ratio.of(costs[entry.name], costs[contest.entries[0].name]),
+        limit=entry.limit,
         figure=figures.get(entry.name),
         peak_rss=workers[entry.name].peak_rss(),
     )
@@ -260,12 +310,13 @@ def _workload(contest: Contest, entry: Entry, folder: Path) -> Workload:
 
 def _prepare(contest: Contest, folder: Path, say: Callable[[str], None]) -> None:
     """Writes images and weights; a process of its own loads them, this one stays small."""
-    process = multiprocessing.get_context("spawn").Process(target=_write_images, args=(folder,))
+    process = multiprocessing.get_context("spawn").Process(
+        target=_write_images, args=(folder, contest.conv)
+    )
     process.start()
     process.join()
     if process.exitcode:
         raise RuntimeError("MNIST could not be loaded; its lines are above")
-    write_weights(folder, initial_weights())
     if contest.trained:
         say(f"training for {_TRAINED_EPOCHS} epochs first")
         worker = Worker("ours:fit", Workload(folder, 200, 60000))
@@ -277,8 +328,15 @@ def _prepare(contest: Contest, folder: Path, say: Callable[[str], None]) -> None
             worker.close()
 
 
-def _write_images(folder: Path) -> None:
+def _write_images(folder: Path, conv: bool) -> None:
     from vae_keras import datasets
+
+    if conv:
+        from benchmarks.contestants import ours
+
+        write_weights(folder, ours.conv_vae().get_weights())
+    else:
+        write_weights(folder, initial_weights())
 
     images = datasets.load_mnist()
     for name in ("x_train", "x_test"):
@@ -293,11 +351,15 @@ def _check(
 ) -> dict[str, float | None]:
     """Judges each outcome, holds it against the reference's, and returns the figures."""
     images = binary(np.load(folder / "x_test.npy")[:_JUDGED])
+    if contest.judge == "none":
+        return {}
+    outcomes = {name: outcome for name, outcome in outcomes.items() if outcome is not None}
+    if contest.judge == "log_likelihood":  # over the images that all have in common
+        shared = min(len(outcome) for outcome in outcomes.values())
+        outcomes = {name: outcome[:shared] for name, outcome in outcomes.items()}
     reference = outcomes[contest.entries[0].name]
     figures: dict[str, float | None] = {}
     for name, outcome in outcomes.items():
-        if outcome is None or contest.judge == "none":
-            continue
         figure, difference = _JUDGES[contest.judge](outcome, reference, images)
         figures[name] = figure
         say(f"{name}: {contest.judge} {figure:.3f}, {difference:.2g} from the reference")
@@ -309,17 +371,18 @@ def _check(
     return figures
 
 
-def _judge_weights(outcome: Weights, reference: Weights, images: np.ndarray) -> tuple[float, float]:
-    figure = judge_elbo(outcome, images)
-    return figure, abs(figure - judge_elbo(reference, images))
+def _judge_weights(
+    networks: Networks, outcome: Weights, reference: Weights, images: np.ndarray
+) -> tuple[float, float]:
+    figure = judge_elbo(outcome, images, networks)
+    return figure, abs(figure - judge_elbo(reference, images, networks))
 
 
 def _judge_log_likelihood(
     outcome: np.ndarray, reference: np.ndarray, images: np.ndarray
 ) -> tuple[float, float]:
-    both = min(len(outcome), len(reference))
-    figure = float(np.mean(outcome[:both]))
-    return figure, abs(figure - float(np.mean(reference[:both])))
+    figure = float(np.mean(outcome))
+    return figure, abs(figure - float(np.mean(reference)))
 
 
 def _judge_array(
@@ -329,7 +392,8 @@ def _judge_array(
 
 
 _JUDGES: dict[str, Callable[..., tuple[float, float]]] = {
-    "elbo": _judge_weights,
+    "elbo": functools.partial(_judge_weights, mlp),
+    "conv_elbo": functools.partial(_judge_weights, conv),
     "log_likelihood": _judge_log_likelihood,
     "array": _judge_array,
 }

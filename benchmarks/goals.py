@@ -20,13 +20,13 @@ class Goal:
     Attributes:
         case: its results are read.
         what: the figure, in words.
-        measure: contestant to its row, to the figure.
+        measure: contestant to its row, to the figure of each round.
         at_least, at_most: the bound; one of them is given.
     """
 
     case: str
     what: str
-    measure: Callable[[_Rows], float]
+    measure: Callable[[_Rows], Ratio]
     at_least: float | None = None
     at_most: float | None = None
 
@@ -40,55 +40,65 @@ class Goal:
 
 def table() -> str:
     """Renders every goal whose case has results as a line of a Markdown table."""
-    lines = ["| case | figure | goal | measured | met |", "|---|---|---|---|---|"]
+    lines = [
+        "| case | figure | goal | measured | quartiles | met |",
+        "|---|---|---|---|---|---|",
+    ]
     for goal in GOALS:
         rows = {row["contestant"]: row for row in results.read(goal.case) if row["seconds"]}
-        if not rows:
+        try:
+            figure = goal.measure(rows)
+        except (KeyError, ValueError):  # a contestant is not measured yet
             continue
-        figure = goal.measure(rows)
         bound = f"≥ {goal.at_least:g}" if goal.at_least is not None else f"≤ {goal.at_most:g}"
-        met = "yes" if goal.is_met_by(figure) else "no"
-        lines.append(f"| {goal.case} | {goal.what} | {bound} | {figure:.2f} | {met} |")
+        met = "yes" if goal.is_met_by(figure.median) else "no"
+        spread = f"{figure.low:.2f} to {figure.high:.2f}" if len(figure.rounds) > 1 else ""
+        lines.append(
+            f"| {goal.case} | {goal.what} | {bound} | {figure.median:.2f} | {spread} | {met} |"
+        )
     return "\n".join(lines)
 
 
-def _ratio(of: str, to: str) -> Callable[[_Rows], float]:
-    return lambda rows: Ratio.of(rows[of]["seconds"], rows[to]["seconds"]).median
+def _ratio(of: str, to: str) -> Callable[[_Rows], Ratio]:
+    return lambda rows: Ratio.of(rows[of]["seconds"], rows[to]["seconds"])
 
 
 def _fastest(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     return min((row["seconds"] for row in rows), key=statistics.median)
 
 
-def _over_peers(rows: _Rows) -> float:
+def _over_peers(rows: _Rows) -> Ratio:
     ours, *others = rows.values()
     peers = [r for r in others if not r["floor"] and not r["contestant"].startswith("ours")]
-    return Ratio.of(_fastest(peers), ours["seconds"]).median
+    return Ratio.of(_fastest(peers), ours["seconds"])
 
 
-def _over_floor(rows: _Rows) -> float:
+def _over_floor(rows: _Rows) -> Ratio:
     ours, *others = rows.values()
-    return Ratio.of(ours["seconds"], _fastest([r for r in others if r["floor"]])).median
+    return Ratio.of(ours["seconds"], _fastest([r for r in others if r["floor"]]))
 
 
-def _pipeline_share(rows: _Rows) -> float:
-    return 1.0 - _ratio("ours, input pipeline removed", "ours, VAE.fit")(rows)
+def _pipeline_share(rows: _Rows) -> Ratio:
+    without = _ratio("ours, input pipeline removed", "ours, VAE.fit")(rows)
+    shares = [1.0 - ratio for ratio in without.rounds]
+    return Ratio.of(shares, [1.0] * len(shares))
 
 
-def _gigabytes(contestant: str) -> Callable[[_Rows], float]:
-    return lambda rows: rows[contestant]["peak_rss"] / 1e9
+def _gigabytes(contestant: str) -> Callable[[_Rows], Ratio]:
+    return lambda rows: Ratio.of([rows[contestant]["peak_rss"] / 1e9], [1.0])
 
 
 _FIRST, _BARE = "train.py to its first epoch's line", "bare import tensorflow, plus one epoch"
+_WHOLE = "train.py of one epoch, to its end"
 
 GOALS = (
     Goal("train_200", "the fastest peer's time over ours", _over_peers, at_least=1.3),
     Goal("train_200", "our time over the floor's", _over_floor, at_most=1.7),
     Goal("train_20", "the fastest peer's time over ours", _over_peers, at_least=1.2),
     Goal(
-        "train_200",
-        "all defaults over what train.py does",
-        _ratio("ours, all defaults", "ours, as train.py"),
+        "train_32",
+        "vae.compile(); vae.fit(x) over train.py at its batch size",
+        _ratio("ours, vae.compile(); vae.fit(x)", "ours, as train.py"),
         at_most=1.15,
     ),
     Goal("train_200", "the input pipeline's share of the epoch", _pipeline_share, at_most=0.05),
@@ -101,5 +111,6 @@ GOALS = (
         _ratio("import vae_keras", "import tensorflow, tensorflow_probability"),
         at_most=1.25,
     ),
-    Goal("first_epoch", "peak memory of train.py, GB", _gigabytes(_FIRST), at_most=1.2),
+    Goal("first_epoch", "peak memory to the first epoch, GB", _gigabytes(_FIRST), at_most=1.2),
+    Goal("first_epoch", "peak memory of the whole run, GB", _gigabytes(_WHOLE), at_most=1.2),
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import goals, results, scaling
+from benchmarks import goals, results, scaling, trace
 
 _HERE = Path(__file__).resolve().parent
 READMES = {_HERE / "README.md": "results", _HERE.parent / "README.md": "benchmarks/results"}
@@ -27,15 +27,15 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     Returns:
         Markdown, with the machine in a line below.
     """
-    floor = _fastest_floor(rows)
+    limits, title = _limits(rows)
     head = ["contestant", "time / reference", "quartiles", "images/s", "peak memory", "figure"]
-    if floor is not None:
-        head.insert(3, "time / floor")
+    if limits:
+        head.insert(3, title)
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = _cells(row)
-        if floor is not None:
-            cells.insert(3, _over_floor(row, floor))
+        if limits:
+            cells.insert(3, _over_limit(row, limits.get(row["contestant"])))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _made_with(rows[0])])
 
@@ -84,6 +84,11 @@ def write_readmes() -> None:
         path.write_text(rendered(path), encoding="utf-8")
 
 
+def places(path: Path) -> list[str]:
+    """Returns the names of what a README shows."""
+    return [name for _, name, _ in _MARKED.findall(path.read_text(encoding="utf-8"))]
+
+
 def rendered(path: Path) -> str:
     """Fills what a README holds between `<!-- begin NAME -->` and `<!-- end NAME -->`.
 
@@ -96,12 +101,8 @@ def rendered(path: Path) -> str:
 
     def fill(match: re.Match[str]) -> str:
         opening, name, closing = match.groups()
-        if name == "findings":
-            return f"{opening}{findings()}\n{closing}"
-        if name == "goals":
-            return f"{opening}{goals.table()}\n{closing}"
-        if name == "scaling":
-            return f"{opening}{scaling.text()}\n{closing}"
+        if name in _TEXTS:
+            return f"{opening}{_TEXTS[name]()}\n{closing}"
         rows = results.read(name)
         picture = f"![{name}]({READMES[path]}/{name}.png)"
         body = f"{table(rows)}\n\n{picture}" if rows else "Not measured yet."
@@ -111,20 +112,21 @@ def rendered(path: Path) -> str:
 
 
 def findings(path: Path = results.FOLDER / "findings.json") -> str:
-    """Renders the experiments in `findings.json`: what was tried, and its measured effect."""
-    if not path.exists():
-        return "None yet."
-    lines = [
-        "| case | what was tried | time / before | quartiles | kept |",
-        "|---|---|---|---|---|",
-    ]
+    """Renders the experiments in `findings.json`: what was tried, and what its commit says."""
+    columns = ("case", "tried", "measured", "commit")
+    rows = [("case", "what was tried", "measured, as the commit says it", "commit"), ("---",) * 4]
     for finding in json.loads(path.read_text(encoding="utf-8")):
-        ratio = finding["ratio"]
-        lines.append(
-            f"| {finding['case']} | {finding['tried']} | {ratio['median']:.2f} "
-            f"| {ratio['low']:.2f} to {ratio['high']:.2f} | {finding['kept']} |"
-        )
-    return "\n".join(lines)
+        rows.append(tuple(finding[column] for column in columns))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+# What stands between marks and is no case's table.
+_TEXTS = {
+    "findings": findings,
+    "goals": goals.table,
+    "scaling": scaling.text,
+    "trace": trace.text,
+}
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -138,16 +140,22 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [row["contestant"], f"{ratio['median']:.2f}", spread, rate, memory, figure]
 
 
-def _fastest_floor(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    floors = [row for row in rows if row["floor"] and row["ratio"]]
-    return min(floors, key=lambda row: row["ratio"]["median"], default=None)
+def _limits(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Mapping[str, Any]], str]:
+    """Each contestant's limit, its own or else the fastest floor, and what the column is called."""
+    ran = {row["contestant"]: row for row in rows if row["ratio"]}
+    own = {name: ran[row["limit"]] for name, row in ran.items() if row.get("limit") in ran}
+    if own:
+        return own, "time / own limit"
+    floors = [row for row in ran.values() if row["floor"]]
+    if not floors:
+        return {}, ""
+    return dict.fromkeys(ran, min(floors, key=lambda row: row["ratio"]["median"])), "time / floor"
 
 
-def _over_floor(row: Mapping[str, Any], floor: Mapping[str, Any]) -> str:
-    if row["ratio"] is None:
+def _over_limit(row: Mapping[str, Any], limit: Mapping[str, Any] | None) -> str:
+    if limit is None:
         return ""
-    ratio = results.Ratio.of(row["seconds"], floor["seconds"])
-    return f"{ratio.median:.2f}"
+    return f"{results.Ratio.of(row['seconds'], limit['seconds']).median:.2f}"
 
 
 def _made_with(row: Mapping[str, Any]) -> str:

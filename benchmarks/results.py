@@ -42,6 +42,7 @@ class Result:
         figure: what it came to in the check before the timing: ELBO or log-likelihood.
         peak_rss: bytes its process held at most.
         failure: why it could not run.
+        limit: the contestant that does the least that this one must, or "".
     """
 
     case: str
@@ -53,6 +54,7 @@ class Result:
     figure: float | None = None
     peak_rss: int | None = None
     failure: str | None = None
+    limit: str = ""
 
 
 def write(case: str, results: Sequence[Result], folder: Path = FOLDER) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,14 @@ LEARNING_RATE = 1e-3
 SCALE_FLOOR = 1e-4  # of the posterior's scale, as in vae_keras.distributions
 LAYERS = ((784, 200), (200, 200), (200, 2 * LATENT_DIM), (LATENT_DIM, 200), (200, 200), (200, 784))
 ENCODER_LAYERS = 3
+CONV_LATENT_DIM, CONV_WIDTHS = 32, (16, 64)  # two scales, one residual block at each
 NUM_SAMPLES = 5000  # importance samples of the likelihood case
 
 Weights = list[np.ndarray]  # kernel [in, out] and bias [out] of each of LAYERS, flat
+# Of weights: the encoder, images to loc and scale before its softplus; the decoder, latents to
+# logits.
+Network = Callable[[np.ndarray], np.ndarray]
+Networks = Callable[[Weights], tuple[Network, Network]]
 
 
 @dataclass(frozen=True)
@@ -69,17 +75,8 @@ def binary(images: np.ndarray, seed: int = 0) -> np.ndarray:
     return (draws * 255.0 < images).astype(np.float32)
 
 
-def judge_elbo(weights: Weights, images: np.ndarray, seed: int = 0) -> float:
-    """Computes the mean ELBO of a contestant's weights in NumPy, with noise of its own.
-
-    Args:
-        weights: as `Workload.weights`.
-        images: binary, float32 [N, 784].
-        seed: of the posterior's noise. Default 0.
-
-    Returns:
-        Nats per image.
-    """
+def mlp(weights: Weights) -> tuple[Network, Network]:
+    """The networks of `LAYERS` in NumPy."""
 
     def layers(h: np.ndarray, start: int, stop: int) -> np.ndarray:
         for index in range(start, stop):
@@ -88,10 +85,109 @@ def judge_elbo(weights: Weights, images: np.ndarray, seed: int = 0) -> float:
                 h = np.tanh(h)
         return h
 
-    loc, raw = np.split(layers(images, 0, ENCODER_LAYERS), 2, axis=-1)
+    return (
+        lambda images: layers(images, 0, ENCODER_LAYERS),
+        lambda latents: layers(latents, ENCODER_LAYERS, len(LAYERS)),
+    )
+
+
+def conv_parts(weights: Weights) -> tuple[dict[str, list[tuple]], dict[str, list[tuple]]]:
+    """Names the convolutional networks' weights: kernel and bias of each layer by its kind.
+
+    Args:
+        weights: as `VAE.get_weights` orders them, the encoder's before the decoder's.
+
+    Returns:
+        The encoder's `residual` (two a scale), `step` (down, one a scale) and `dense`, and the
+        decoder's, whose `step` goes up.
+    """
+    pairs = list(zip(weights[::2], weights[1::2], strict=True))
+    encoder, decoder = pairs[:7], pairs[7:]
+    return (
+        {"residual": encoder[:4], "step": encoder[4:6], "dense": encoder[6:]},
+        {"residual": decoder[:4], "dense": decoder[4:5], "step": decoder[5:]},
+    )
+
+
+def conv(weights: Weights) -> tuple[Network, Network]:
+    """The convolutional networks in NumPy."""
+    encoder, decoder = conv_parts(weights)
+
+    def encode(images: np.ndarray) -> np.ndarray:
+        h = images.reshape(-1, 28, 28, 1)
+        for scale, (kernel, bias) in enumerate(encoder["step"]):
+            h = _refine(_conv(h, kernel, 2) + bias, encoder["residual"][2 * scale :][:2])
+        kernel, bias = encoder["dense"][0]
+        return h.reshape(len(h), -1) @ kernel + bias
+
+    def decode(latents: np.ndarray) -> np.ndarray:
+        kernel, bias = decoder["dense"][0]
+        h = (latents @ kernel + bias).reshape(-1, 7, 7, CONV_WIDTHS[-1])
+        for scale in (1, 0):
+            kernel, bias = decoder["step"][scale]
+            h = _refine(h, decoder["residual"][2 * scale :][:2])
+            h = _transposed(h, kernel) + bias
+        return h.reshape(len(h), -1)
+
+    return encode, decode
+
+
+def _elu(h: np.ndarray) -> np.ndarray:
+    return np.where(h > 0.0, h, np.expm1(np.minimum(h, 0.0)))
+
+
+def _refine(h: np.ndarray, residual: list[tuple]) -> np.ndarray:
+    update = h
+    for kernel, bias in residual:
+        update = _conv(_elu(update), kernel) + bias
+    return _elu(h + update)
+
+
+def _conv(h: np.ndarray, kernel: np.ndarray, stride: int = 1) -> np.ndarray:
+    """TensorFlow's "same" convolution: what padding is odd lies at the far end."""
+    size, out = len(kernel), -(-h.shape[1] // stride)
+    total = max((out - 1) * stride + size - h.shape[1], 0)
+    ends = (total // 2, total - total // 2)
+    padded = np.pad(h, ((0, 0), ends, ends, (0, 0)))
+    last = (out - 1) * stride + 1
+    taps = [
+        padded[:, i : i + last : stride, j : j + last : stride] @ kernel[i, j]
+        for i in range(size)
+        for j in range(size)
+    ]
+    return sum(taps)
+
+
+def _transposed(h: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """The gradient of `_conv` with stride 2 with respect to its input, kernel [k, k, out, in]."""
+    num, rows, columns, _ = h.shape
+    size, before = len(kernel), (len(kernel) - 2) // 2
+    whole = np.zeros((num, 2 * rows + size, 2 * columns + size, kernel.shape[2]), np.float32)
+    for i in range(size):
+        for j in range(size):
+            whole[:, i : i + 2 * rows : 2, j : j + 2 * columns : 2] += h @ kernel[i, j].T
+    return whole[:, before : before + 2 * rows, before : before + 2 * columns]
+
+
+def judge_elbo(
+    weights: Weights, images: np.ndarray, networks: Networks = mlp, seed: int = 0
+) -> float:
+    """Computes the mean ELBO of a contestant's weights in NumPy, with noise of its own.
+
+    Args:
+        weights: as `Workload.weights`.
+        images: binary, float32 [N, 784].
+        networks: what the weights are of. Default the network of `LAYERS`.
+        seed: of the posterior's noise. Default 0.
+
+    Returns:
+        Nats per image.
+    """
+    encode, decode = networks(weights)
+    loc, raw = np.split(encode(images), 2, axis=-1)
     scale = np.logaddexp(0.0, raw) + SCALE_FLOOR
     noise = np.random.default_rng(seed).standard_normal(loc.shape, np.float32)
-    logits = layers(loc + scale * noise, ENCODER_LAYERS, len(LAYERS))
+    logits = decode(loc + scale * noise)
     log_likelihood = (images * logits - np.logaddexp(0.0, logits)).sum(axis=-1)
     kl = (0.5 * (loc**2 + scale**2 - 1.0) - np.log(scale)).sum(axis=-1)
     return float((log_likelihood - kl).mean(dtype=np.float64))

@@ -1,6 +1,8 @@
 """Imports run one way, and two libraries stay where they belong."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,6 +124,21 @@ def test_the_report_takes_tfps_version_and_nothing_else():
     module, library = VERSION_ONLY
     assert attributes(read(module), library) == {"__version__"}
     assert not [name for name in imports(read(module)) if name.startswith(f"{library}.")]
+
+
+def test_importing_the_package_imports_nothing_else():
+    """Keras itself imports matplotlib, Pillow and its data sets; nothing of ours adds to that."""
+    code = (
+        "import sys, keras, tensorflow, tensorflow_probability.python.distributions\n"
+        "before = set(sys.modules)\n"
+        "import vae_keras\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    added = set(run.stdout.split())
+    assert {name.split(".")[0] for name in added} - {"vae_keras"} <= sys.stdlib_module_names
+    heavy = {"datasets", "evaluation", "figures", "gallery", "own_images", "report", "training"}
+    assert not {f"vae_keras.{name}" for name in heavy} & added
 
 
 def programs(source: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Rendered files say what their JSON says, and nothing else."""
 
 import json
+import re
 
 import pytest
 
@@ -17,17 +18,24 @@ def test_rendered_files_are_what_their_json_gives(path):
     assert path.read_text(encoding="utf-8") == cards.render()[path], message
 
 
+def test_the_readme_has_a_place_for_the_table():
+    """Without its marks rendering would change nothing, and nothing would differ."""
+    readme = presets.folder().parent / "README.md"
+    assert readme in cards.render()
+    text = readme.read_text(encoding="utf-8")
+    (table,) = re.findall(r"^<!-- zoo -->\n(.*?)^<!-- /zoo -->$", text, re.DOTALL | re.MULTILINE)
+    for name in PUBLISHED:
+        assert f"[{name}](saved_models/{name}/README.md)" in table
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_metrics_hold_what_a_reader_needs(name):
     metrics = presets.load_metrics(name)
     assert metrics["preset"] == name
-    assert set(metrics["provenance"]) == {
-        "commit",
-        "versions",
-        "hardware",
-        "data_sha256",
-        "weights_sha256",
-    }
+    made = {"commit", "versions", "hardware", "data_sha256"}
+    # `evaluated`, what measured the likelihood, is not in folders published before it was kept.
+    assert set(metrics["provenance"]) - {"evaluated"} == made | {"weights_sha256"}
+    assert set(metrics["provenance"].get("evaluated", made)) == made
     entries = {entry["name"]: entry for entry in metrics["metrics"]}
     nll = entries["negative_log_likelihood"]
     assert nll["num_samples"] == 5000
@@ -49,6 +57,24 @@ def test_a_card_follows_its_numbers(tmp_path):
     text = cards.card(presets.load_recipe(name), metrics, {"value": 99, "source": "someone"}, [])
     assert "12.35" in text or "12.34" in text
     assert "99 (someone)" in text
+
+
+def test_a_card_names_what_trained_and_what_evaluated():
+    metrics = json.loads(json.dumps(presets.load_metrics(PUBLISHED[0])))
+    made = metrics["provenance"]
+    made.pop("evaluated", None)
+    recipe = presets.load_recipe(PUBLISHED[0])
+    alone = cards.card(recipe, metrics, None, [])
+    assert f"commit `{made['commit']}`" in alone
+    assert "-log p(x) measured with" not in alone
+    made["evaluated"] = {
+        "commit": "0123abc",
+        "versions": {"keras": "9.9"},
+        "hardware": {"cpu": "Abacus", "cores": 3},
+    }
+    text = cards.card(recipe, metrics, None, [])
+    assert f"commit `{made['commit']}`" in text
+    assert "-log p(x) measured with keras 9.9; Abacus, 3 cores; commit `0123abc`." in text
 
 
 def test_figures_of_the_cards_exist():

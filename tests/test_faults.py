@@ -432,7 +432,10 @@ def test_publishing(finished, disk, capsys):
             assert after[wanted] == before[wanted], (name, fault)
     zoo.publish(run, num_samples=2)
     metrics = json.loads((target / "metrics.json").read_text())
-    assert metrics["provenance"]["weights_sha256"] == files.sha256(run / "model.keras")
+    made = metrics["provenance"]
+    assert made["weights_sha256"] == files.sha256(run / "model.keras")
+    assert made["commit"] == json.loads((run / "metrics.json").read_text())["provenance"]["commit"]
+    assert set(made["evaluated"]) == {"commit", "versions", "hardware", "data_sha256"}
 
 
 @pytest.mark.parametrize("fault", FAULTS)

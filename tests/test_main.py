@@ -31,6 +31,14 @@ def test_evaluate_prints_a_table_and_writes_json(tmp_path, capsys):
     assert "bound at k = 10:" in out
     assert "30 images, dynamic binarization, seed 1" in out
     assert 60 < nll["value"] < 130
+    assert 1 < nll["effective_sample_size"] < 20
+    published = presets.load_metrics("mlp_mnist")
+    assert result["provenance"]["data_sha256"] == published["provenance"]["data_sha256"]
+    assert list(result["importance_weighted_bounds"]) == ["1", "10", "20"]
+    for entry, like in zip(result["metrics"], published["metrics"], strict=False):
+        assert set(entry) == set(like), "the same facts as in the zoo"
+        for fact in ("name", "unit", "estimator", "split"):
+            assert entry[fact] == like[fact]
 
 
 def test_sample_writes_a_picture(tmp_path, capsys):

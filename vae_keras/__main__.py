@@ -144,7 +144,7 @@ def _presets(_: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from vae_keras import checks, data, evaluation, files
+    from vae_keras import checks, data, datasets, evaluation, files, report, zoo
 
     checks.whole_number("--samples", arguments.samples, 1, 2**31 - 1)
     if arguments.images is not None:
@@ -162,20 +162,18 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         model, x, arguments.samples, seed=arguments.seed
     )
     terms = evaluation.evaluate_elbo(model, x, 10, seed=arguments.seed)
-    entries = [
-        {
-            "name": "negative_log_likelihood",
-            "value": -likelihood.estimate.mean,
-            "standard_error": likelihood.estimate.standard_error,
-            "num_samples": likelihood.num_samples,
-        }
-    ] + [
-        {
-            "name": name,
-            "value": estimate.mean,
-            "standard_error": estimate.standard_error,
-            "num_samples": terms.num_draws,
-        }
+    facts = {"num_images": len(x), "split": "test", "binarization": mode, "seed": arguments.seed}
+    entries = [zoo.likelihood_metric(likelihood, mode)] + [
+        report.metric(
+            name,
+            estimate.mean,
+            unit="nats per image",
+            estimator="posterior draws",
+            num_samples=terms.num_draws,
+            standard_error=estimate.standard_error,
+            seconds=terms.seconds,
+            **facts,
+        )
         for name, estimate in (
             ("elbo", terms.elbo),
             ("rate", terms.rate),
@@ -194,13 +192,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print(f"{len(x)} images, {mode} binarization, seed {arguments.seed}")
     if arguments.json:
         result = {
+            "provenance": report.provenance(datasets.fingerprint(images)),
             "metrics": entries,
-            "num_images": len(x),
-            "binarization": mode,
-            "seed": arguments.seed,
-            "bounds": {str(k): bound.mean for k, bound in likelihood.curve.items()},
-            "effective_sample_size": float(likelihood.effective_sample_size.mean()),
-            "seconds": likelihood.seconds,
+            "importance_weighted_bounds": zoo.bounds(likelihood),
         }
         files.write_json(arguments.json, result)
 

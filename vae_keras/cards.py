@@ -117,8 +117,7 @@ def card(
     origin = f", from the weights of `{recipe.start_from}`" if recipe.start_from else ""
     curve = metrics.get("importance_weighted_bounds", {})
     bounds = ", ".join(f"{value:.2f} at k = {int(k):,}" for k, value in curve.items())
-    versions = ", ".join(f"{what} {which}" for what, which in made["versions"].items())
-    hardware = made["hardware"]
+    evaluated = made.get("evaluated")  # zoo folders from before it was kept do without
     lines = [
         f"# {name}\n",
         f"{recipe.description}.\n",
@@ -147,14 +146,20 @@ def card(
         "## Figures\n",
         *(f"![{captions[name]}](figures/{name}.png)\n" for name in figures),
         "## Made with\n",
-        f"{versions}; {hardware['cpu']}, {hardware['cores']} cores; commit `{made['commit']}`; "
-        f"weights SHA-256 `{made['weights_sha256']}`.\n",
+        f"{_made_with(made)}; weights SHA-256 `{made['weights_sha256']}`.\n",
+        *([f"-log p(x) measured with {_made_with(evaluated)}.\n"] if evaluated else []),
         "## Limits\n",
         f"It models binary images of {data.subject} and nothing else: an image that is none "
         "is encoded all the same. Likelihoods compare only with figures on the same data under "
         "the same binarization.\n",
     ]
     return "\n".join(lines)
+
+
+def _made_with(made: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{what} {which}" for what, which in made["versions"].items())
+    hardware = made["hardware"]
+    return f"{versions}; {hardware['cpu']}, {hardware['cores']} cores; commit `{made['commit']}`"
 
 
 def _part(part: presets.Part) -> str:

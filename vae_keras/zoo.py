@@ -12,6 +12,7 @@ from vae_keras import (
     cards,
     checks,
     data,
+    datasets,
     evaluation,
     export,
     figures,
@@ -65,6 +66,8 @@ def publish(run: Path, num_samples: int = 5000) -> Path:
     images = dataset.images
     test = data.binarize(images.x_test, recipe.seed, recipe.binarization)
     likelihood = evaluation.estimate_log_likelihood(model, test, num_samples, seed=recipe.seed)
+    # Before anything is written: what follows changes files of the checkout.
+    evaluated = report.provenance(datasets.fingerprint(images.x_test))
     files.copy(run / "model.keras", target / "model.keras")
     export.export_saved_model(model, target, version=1, overwrite=True)
     with files.atomic_write(target / "golden.npz") as file:
@@ -75,7 +78,7 @@ def publish(run: Path, num_samples: int = 5000) -> Path:
         model.sample(25), 5, 5, gallery.prior_titles(model)["prior"], ink=dataset.ink
     )
     figures.save(samples, target / "figures" / "samples.png")
-    files.write_json(target / "metrics.json", _metrics(run, recipe, likelihood))
+    files.write_json(target / "metrics.json", _metrics(run, recipe, likelihood, evaluated))
     for path, text in cards.render().items():
         files.write_text(path, text)
     return target
@@ -104,13 +107,14 @@ def golden(model: VAE, images: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _metrics(
-    run: Path, recipe: presets.Recipe, likelihood: evaluation.LogLikelihood
-) -> dict[str, object]:
-    """The run's numbers, the likelihood in front, and the hash of the weights."""
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    metrics["provenance"]["weights_sha256"] = files.sha256(run / "model.keras")
-    entry = report.metric(
+def likelihood_metric(likelihood: evaluation.LogLikelihood, binarization: str) -> dict[str, object]:
+    """Returns an estimate on the test set as `metrics.json` holds it.
+
+    Args:
+        likelihood: of the test images.
+        binarization: theirs.
+    """
+    return report.metric(
         "negative_log_likelihood",
         -likelihood.estimate.mean,
         unit="nats per image",
@@ -119,13 +123,36 @@ def _metrics(
         num_images=len(likelihood.estimate.per_example),
         standard_error=likelihood.estimate.standard_error,
         split="test",
-        binarization=recipe.binarization,
+        binarization=binarization,
         seed=likelihood.seed,
         seconds=likelihood.seconds,
         effective_sample_size=float(np.median(likelihood.effective_sample_size)),
     )
-    bounds = {str(k): -estimate.mean for k, estimate in likelihood.curve.items()}
+
+
+def bounds(likelihood: evaluation.LogLikelihood) -> dict[str, float]:
+    """Returns the bounds on -log p(x), k to nats per image, as `metrics.json` holds them."""
+    return {str(k): -estimate.mean for k, estimate in likelihood.curve.items()}
+
+
+def _metrics(
+    run: Path,
+    recipe: presets.Recipe,
+    likelihood: evaluation.LogLikelihood,
+    evaluated: dict[str, object],
+) -> dict[str, object]:
+    """The run's numbers, the likelihood in front, what measured it, and the weights' hash.
+
+    `provenance` is the run's, of what trained the weights and measured the rest; `evaluated` in it
+    is that of the likelihood.
+    """
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    metrics["provenance"] |= {
+        "weights_sha256": files.sha256(run / "model.keras"),
+        "evaluated": evaluated,
+    }
+    entry = likelihood_metric(likelihood, recipe.binarization)
     return metrics | {
         "metrics": [entry, *metrics["metrics"]],
-        "importance_weighted_bounds": bounds,
+        "importance_weighted_bounds": bounds(likelihood),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -10,27 +11,68 @@ import tensorflow as tf
 
 from benchmarks.contestants.keras_gate import GateCallback
 from benchmarks.gate import Gate
-from benchmarks.workload import LEARNING_RATE, NUM_SAMPLES, Weights, Workload
-from vae_keras import VAE, callbacks, checkpoints, data, evaluation
+from benchmarks.workload import (
+    CONV_LATENT_DIM,
+    CONV_WIDTHS,
+    LEARNING_RATE,
+    NUM_SAMPLES,
+    Weights,
+    Workload,
+)
+from vae_keras import VAE, ConvDecoder, ConvEncoder, data, evaluation
+
+_FOR_EVER = np.iinfo(np.int32).max
 
 
 def fit(workload: Workload, gate: Gate) -> None:
     """`VAE.fit` on arrays."""
-    _fit(workload, gate)
+    _fit(_compiled(workload), workload, gate)
+
+
+def fit_conv(workload: Workload, gate: Gate) -> None:
+    """`VAE.fit` with the convolutional networks."""
+    vae = conv_vae()
+    vae.set_weights(workload.weights())
+    vae.compile(keras.optimizers.Adam(LEARNING_RATE))
+    _fit(vae, workload, gate)
+
+
+def conv_vae() -> VAE:
+    """The networks of the convolutional case, with our initial weights."""
+    vae = VAE(
+        ConvEncoder(CONV_LATENT_DIM, CONV_WIDTHS, depth=1, activation="elu"),
+        ConvDecoder((28, 28, 1), CONV_WIDTHS, depth=1, activation="elu"),
+    )
+    vae.build((None, 28, 28, 1))
+    return vae
 
 
 def fit_with_defaults(workload: Workload, gate: Gate) -> None:
-    """`vae.compile(); vae.fit(x)` as a user types it, progress bar and all."""
-    vae = _vae(workload.weights())
+    """`vae.compile(); vae.fit(x)` as a user types it, batch size and progress bar included."""
+    vae, images = _vae(workload.weights()), _images(workload)
     vae.compile()
-    _fit_compiled(vae, workload, gate, [], verbose="auto")
+    vae.fit(images, epochs=_FOR_EVER, callbacks=[_passes(gate, vae, images)])
 
 
 def fit_as_train_py(workload: Workload, gate: Gate) -> None:
-    """`VAE.fit` with what `train.py` does at the end of an epoch: its line, CSV and checkpoint."""
-    writer = callbacks.ELBOWriter(workload.folder / "elbo.csv")
-    keeper = checkpoints.Checkpointer(workload.folder / "checkpoints", rows=lambda: writer.rows)
-    _fit(workload, gate, [writer, keeper], verbose="auto")
+    """The training stage of `train.py` itself, with all its callbacks; no images held out."""
+    from vae_keras import cluster, datasets, presets, training
+
+    vae, images = _compiled(workload), _images(workload)
+    vae.optimizer.build(vae.trainable_variables)
+    recipe = dataclasses.replace(
+        presets.load_recipe("mlp_mnist"),
+        batch_size=workload.batch_size,
+        epochs=_FOR_EVER,
+        validation=0,
+    )
+    dataset = datasets.DataSet("mnist", datasets.Images(images, None, images[:1], None), "")
+    fit, passes = vae.fit, _passes(gate, vae, images)
+    vae.fit = lambda *arguments, callbacks, **options: fit(
+        *arguments, callbacks=[*callbacks, passes], **options
+    )
+    folder, signals = workload.folder / "run", training._Signals()
+    training._fit(vae, recipe, dataset, folder, signals, cluster.join("none"))
 
 
 def fit_without_pipeline(workload: Workload, gate: Gate) -> None:
@@ -42,7 +84,7 @@ def fit_without_pipeline(workload: Workload, gate: Gate) -> None:
         return tf.data.Dataset.from_tensors(first).repeat()
 
     data.stacks = frozen
-    _fit(workload, gate)
+    _fit(_compiled(workload), workload, gate)
 
 
 def likelihood(workload: Workload, gate: Gate) -> None:
@@ -61,30 +103,26 @@ def _vae(weights: Weights) -> VAE:
     return vae
 
 
-def _fit(
-    workload: Workload,
-    gate: Gate,
-    epoch_end: list[keras.callbacks.Callback] | None = None,
-    verbose: str | int = 0,
-) -> None:
+def _compiled(workload: Workload) -> VAE:
     vae = _vae(workload.weights())
     vae.compile(keras.optimizers.Adam(LEARNING_RATE))
-    _fit_compiled(vae, workload, gate, epoch_end or [], verbose)
+    return vae
 
 
-def _fit_compiled(
-    vae: VAE,
-    workload: Workload,
-    gate: Gate,
-    epoch_end: list[keras.callbacks.Callback],
-    verbose: str | int,
-) -> None:
-    images = workload.train_images().reshape(-1, 28, 28, 1)
-    passes = GateCallback(gate, len(images), vae.get_weights)
+def _images(workload: Workload) -> np.ndarray:
+    return workload.train_images().reshape(-1, 28, 28, 1)
+
+
+def _passes(gate: Gate, vae: VAE, images: np.ndarray) -> GateCallback:
+    return GateCallback(gate, len(images), vae.get_weights)
+
+
+def _fit(vae: VAE, workload: Workload, gate: Gate) -> None:
+    images = _images(workload)
     vae.fit(
         images,
         batch_size=workload.batch_size,
-        epochs=np.iinfo(np.int32).max,
-        verbose=verbose,
-        callbacks=[*epoch_end, passes],
+        epochs=_FOR_EVER,
+        verbose=0,
+        callbacks=[_passes(gate, vae, images)],
     )

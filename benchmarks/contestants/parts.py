@@ -93,6 +93,27 @@ def adam(workload: Workload, gate: Gate) -> None:
     _repeat(steps, workload, gate)
 
 
+def adam_traffic(workload: Workload, gate: Gate) -> None:
+    """What Adam must read and write, with a multiplication each: its memory's limit."""
+    shapes = [value.shape for value in workload.weights()]
+    weights, first, second = ([tf.Variable(tf.ones(shape)) for shape in shapes] for _ in range(3))
+    gradients = [tf.random.normal(shape) for shape in shapes]
+    stack = _stack(workload)
+
+    @tf.function(jit_compile=True)
+    def steps() -> None:
+        def body(index: tf.Tensor) -> tf.Tensor:
+            for weight, m, v, gradient in zip(weights, first, second, gradients, strict=True):
+                weight.assign(weight + 1e-9 * gradient)
+                m.assign(0.999 * m)
+                v.assign(0.999 * v)
+            return index + 1
+
+        tf.while_loop(lambda index: index < stack, body, [tf.constant(0)])
+
+    _repeat(steps, workload, gate)
+
+
 def bernoulli(workload: Workload, gate: Gate) -> None:
     """log p(x | z) of given logits and its gradient."""
     shape = (_stack(workload), workload.batch_size, *_SHAPE)

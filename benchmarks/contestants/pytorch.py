@@ -63,20 +63,23 @@ class TorchVAE(nn.Module):
 
 def eager(workload: Workload, gate: Gate) -> None:
     """The usual loop, with the fused Adam."""
-    _train(workload, gate, lambda vae: vae)
+    train(workload, gate, TorchVAE(workload.weights()))
 
 
 def compiled(workload: Workload, gate: Gate) -> None:
     """The same loop, forward and backward through torch.compile."""
-    _train(workload, gate, torch.compile)
+    train(workload, gate, TorchVAE(workload.weights()), torch.compile)
 
 
-def _train(
-    workload: Workload, gate: Gate, wrap: Callable[[nn.Module], Callable[..., torch.Tensor]]
+def train(
+    workload: Workload,
+    gate: Gate,
+    vae: TorchVAE,
+    wrap: Callable[[nn.Module], Callable[..., torch.Tensor]] = lambda vae: vae,
 ) -> None:
+    """Epoch after epoch of the usual loop."""
     torch.manual_seed(0)
     images = torch.from_numpy(workload.train_images())
-    vae = TorchVAE(workload.weights())
     loss_of = wrap(vae)
     optimizer = torch.optim.Adam(vae.parameters(), lr=LEARNING_RATE, fused=True)
     gate.ready()

@@ -1,0 +1,69 @@
+"""PyTorch: the convolutional networks, eager, with the fused Adam."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.contestants import pytorch
+from benchmarks.gate import Gate
+from benchmarks.workload import CONV_WIDTHS, SCALE_FLOOR, Weights, Workload, conv_parts
+
+
+class TorchConvVAE(pytorch.TorchVAE):
+    """The networks and their negative ELBO; the weights keep the workload's order."""
+
+    def __init__(self, weights: Weights) -> None:
+        nn.Module.__init__(self)
+        # Keras' kernels are [H, W, in, out], or [in, out]; of a transposed one [H, W, out, in].
+        self.held = nn.ParameterList(
+            torch.from_numpy(value.transpose(_ORDER[value.ndim]).copy()) for value in weights
+        )
+        self.encoder, self.decoder = conv_parts(list(self.held))
+
+    def weights(self) -> Weights:
+        """Returns the weights in the workload's layout."""
+        back = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+        return [value.detach().numpy().transpose(back[value.ndim]).copy() for value in self.held]
+
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns loc and scale [N, L] for binary images [N, 784]."""
+        h = x.reshape(-1, 1, 28, 28)
+        for scale, (kernel, bias) in enumerate(self.encoder["step"]):
+            total = kernel.shape[-1] - 2  # of padding, the odd one at the far end as in Keras
+            before, after = total // 2, total - total // 2
+            h = F.conv2d(F.pad(h, (before, after, before, after)), kernel, bias, stride=2)
+            h = _refine(h, self.encoder["residual"][2 * scale :][:2])
+        # Keras flattens [H, W, C].
+        loc, raw = F.linear(h.permute(0, 2, 3, 1).flatten(1), *self.encoder["dense"][0]).chunk(
+            2, -1
+        )
+        return loc, F.softplus(raw) + SCALE_FLOOR
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Returns logits [N, 784] for latents [N, L]."""
+        h = F.linear(z, *self.decoder["dense"][0]).reshape(-1, 7, 7, CONV_WIDTHS[-1])
+        h = h.permute(0, 3, 1, 2)
+        for scale in (1, 0):
+            kernel, bias = self.decoder["step"][scale]
+            h = _refine(h, self.decoder["residual"][2 * scale :][:2])
+            size = 2 * h.shape[-1]
+            before = (kernel.shape[-1] - 2) // 2
+            h = F.conv_transpose2d(h, kernel, bias, stride=2, padding=before)[..., :size, :size]
+        return h.flatten(1)
+
+
+def eager(workload: Workload, gate: Gate) -> None:
+    """The usual loop, with the fused Adam."""
+    pytorch.train(workload, gate, TorchConvVAE(workload.weights()))
+
+
+_ORDER = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+
+
+def _refine(h: torch.Tensor, residual: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    update = h
+    for kernel, bias in residual:
+        update = F.conv2d(F.elu(update), kernel, bias, padding=1)
+    return F.elu(h + update)
