@@ -424,3 +424,23 @@ def test_another_named_set_keeps_the_presets_sizes(small_data):
     recipe = training._sized(settings.recipe(), settings, dataset)
     assert (recipe.validation, recipe.batch_size, recipe.data) == (10000, 100, "fashion_mnist")
     assert recipe.description == "The networks of mlp_mnist, trained on fashion_mnist"
+
+
+def test_other_data_than_the_presets_starts_from_fresh_weights(tmp_path, capsys, monkeypatch):
+    x = np.random.default_rng(0).integers(0, 256, (30, 3, 4), dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", x_train=x)
+    folder = tmp_path / "run"
+    preset = "iwae_mnist"
+    assert presets.load_recipe(preset).start_from, "the case needs a preset with a beginning"
+    monkeypatch.setattr(training, "_fit", lambda *_: None)
+    monkeypatch.setattr(training, "_finish", lambda *_: None)
+    training.train(training.TrainConfig(preset, data=str(tmp_path / "mine.npz"), workdir=folder))
+    said = capsys.readouterr().out
+    assert "Starting from fresh weights: those of mlp_mnist_converged are for other data." in said
+    assert json.loads((folder / "config.json").read_text())["start_from"] == ""
+
+
+def test_the_presets_own_data_starts_where_the_recipe_says(small_data):
+    settings = training.TrainConfig("iwae_mnist")
+    dataset = datasets.DataSet("mnist", small_data, "as published")
+    assert training._sized(settings.recipe(), settings, dataset) == settings.recipe()

@@ -42,7 +42,8 @@ class Recipe:
         optimizer: what takes the steps. Default Adam.
         precision: the networks' Keras dtype policy while they train; what is saved computes in
             float32. Default "float32".
-        start_from: the preset whose weights training starts from, or "" for fresh ones. Default "".
+        start_from: the preset whose weights training starts from, or "" for fresh ones, as for all
+            other data than the preset's own. Default "".
         schedule: "cosine" falls to 0 with the last step, "constant" stays. Default "cosine".
         warmup_steps: steps of linear rise before. Default 0.
         binarization: "dynamic", "threshold" or "none". Default "dynamic".

@@ -145,7 +145,7 @@ def train(config: TrainConfig) -> Path:
             return folder
         _check_sizes(recipe, len(images.x_train))
         if team.is_chief:
-            _announce(recipe, dataset)
+            _announce(recipe, config, dataset)
         team.on_chief(lambda: _claim(folder, wanted, config.overwrite))
         with team.scope():
             model = build_model(recipe, images.x_train.shape[1:], len(images.x_train))
@@ -205,7 +205,7 @@ def build_model(recipe: presets.Recipe, image_shape: tuple[int, ...], num_images
     """Builds and compiles a recipe's model for images of one shape.
 
     Args:
-        recipe: what to build.
+        recipe: what to build; its `start_from` names a model of the same parts and shape.
         image_shape: (H, W, C).
         num_images: of training and validation data together; sets the schedule's length.
 
@@ -296,6 +296,7 @@ def _sized(
     recipe = dataclasses.replace(
         recipe,
         data=dataset.name,
+        start_from="",  # those weights are for the preset's data, and for its shape alone
         description=f"The networks of {config.preset}, trained on {dataset.name}",
     )
     if not dataset.own:
@@ -310,10 +311,13 @@ def _sized(
     return dataclasses.replace(recipe, validation=held, batch_size=batch)
 
 
-def _announce(recipe: presets.Recipe, dataset: datasets.DataSet) -> None:
+def _announce(recipe: presets.Recipe, config: TrainConfig, dataset: datasets.DataSet) -> None:
     """Says what was found and what is done with it."""
     kept = len(dataset.images.x_train) - recipe.validation
     print("\n".join(datasets.describe(dataset)))
+    start = config.recipe().start_from
+    if start != recipe.start_from:
+        print(f"Starting from fresh weights: those of {start} are for other data.")
     print(
         f"Training on {kept:,} images, {recipe.validation:,} held out for validation: "
         f"{recipe.epochs:,} epochs of {-(-kept // recipe.batch_size):,} steps, "
