@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import small_vae
-from vae_keras import VAE, MLPDecoder, MLPEncoder, checks, evaluation
+from vae_keras import VAE, ContinuousBernoulli, MLPDecoder, MLPEncoder, checks, evaluation
 from vae_keras.distributions import tfd
 
 SHAPE = (3, 3, 1)
@@ -24,16 +24,22 @@ def bent(vae: VAE, seed: int = 0) -> VAE:
     return vae
 
 
-@pytest.fixture(scope="module")
-def planar() -> VAE:
-    """A Bernoulli decoder with a two-dimensional latent, and a posterior wider than the true one.
+def planar_vae(likelihood=None) -> VAE:
+    """A decoder with a two-dimensional latent, and a posterior wider than the true one.
 
     A narrow posterior would give weights of unbounded variance, where no standard error holds.
     """
-    vae = bent(VAE(MLPEncoder(2, hidden=(6,)), MLPDecoder(SHAPE, hidden=(6,))))
+    parts = MLPEncoder(2, hidden=(6,)), MLPDecoder(SHAPE, hidden=(6,))
+    vae = bent(VAE(*parts, likelihood=likelihood))
     *hidden, kernel, _ = vae.encoder.get_weights()
     vae.encoder.set_weights([*hidden, 0.3 * kernel, np.array([0, 0, 1, 1], np.float32)])
     return vae
+
+
+@pytest.fixture(scope="module")
+def planar() -> VAE:
+    """The one of binary pixels."""
+    return planar_vae()
 
 
 def by_quadrature(vae: VAE, x: np.ndarray) -> np.ndarray:
@@ -42,12 +48,19 @@ def by_quadrature(vae: VAE, x: np.ndarray) -> np.ndarray:
     z = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
     logits = vae.decoder(z.astype(np.float32)).numpy().astype(np.float64).reshape(len(z), -1)
     pixels = x.reshape(len(x), -1)
-    log_likelihood = pixels @ logits.T - np.logaddexp(0.0, logits).sum(-1)
+    if vae.likelihood_part.takes_grey:
+        log_normalizer = np.log(np.expm1(logits) / logits)
+    else:
+        log_normalizer = np.logaddexp(0.0, logits)
+    log_likelihood = pixels @ logits.T - log_normalizer.sum(-1)
     log_prior = -0.5 * (z**2).sum(-1) - np.log(2 * np.pi)
     return np.logaddexp.reduce(log_likelihood + log_prior, axis=1) + 2 * np.log(line[1] - line[0])
 
 
-def test_estimate_converges_to_the_truth_by_quadrature(planar, x):
+@pytest.mark.parametrize("grey", [False, True], ids=["binary", "grey"])
+def test_estimate_converges_to_the_truth_by_quadrature(planar, x, grey):
+    if grey:
+        planar, x = planar_vae(ContinuousBernoulli()), 0.9 * x + 0.05
     truth = by_quadrature(planar, x)
     result = evaluation.estimate_log_likelihood(planar, x, 5000, verbose=False)
     # Monte Carlo error of each image's estimate, from its effective sample size.

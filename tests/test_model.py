@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import small_vae
-from vae_keras import VAE, MLPDecoder, MLPEncoder, checks, data
+from vae_keras import VAE, ContinuousBernoulli, MLPDecoder, MLPEncoder, checks, data
 from vae_keras.model import _stack_size
 from vae_keras.noise import Stream
 
@@ -234,6 +234,22 @@ def test_config_round_trips(vae):
     assert again.get_config() == other.get_config()
     assert (again.seed, again.binarization, again.latent_dim) == (3, "threshold", 3)
     assert again.image_shape == (6, 6, 1)
+    grey = VAE.from_config(small_vae(likelihood=ContinuousBernoulli()).get_config())
+    assert (type(grey.likelihood_part), grey.binarization) == (ContinuousBernoulli, "none")
+
+
+def test_a_configuration_from_before_there_were_likelihoods_is_a_bernoullis(vae):
+    config = vae.get_config()
+    del config["likelihood"]
+    assert VAE.from_config(config).get_config() == vae.get_config()
+
+
+def test_pictures_of_grey_pixels_are_their_means(digits):
+    vae = small_vae(likelihood=ContinuousBernoulli())
+    logits = vae.decoder(vae.prior_latents(5)).numpy().astype(np.float64)
+    np.testing.assert_allclose(vae.sample(5), 1 / (1 - np.exp(-logits)) - 1 / logits, rtol=1e-5)
+    history = vae.fit(digits, epochs=5, verbose=0).history
+    assert history["elbo"][-1] > history["elbo"][0]
 
 
 # ------------------------------------------------------------------------------------- methods

@@ -23,7 +23,7 @@ def decode():
 
     def decode(z):  # [..., 1], as VAE.likelihood takes them
         logits = decoder(tf.reshape(z, [-1, 1]))
-        return distributions.likelihood(tf.reshape(logits, [*z.shape[:-1], 2, 2, 1]))
+        return distributions.Bernoulli().distribution(tf.reshape(logits, [*z.shape[:-1], 2, 2, 1]))
 
     return decode
 
@@ -87,7 +87,9 @@ def test_the_elbo_is_log_p_when_the_posterior_is_the_true_one():
     logits = np.array([0.5, -1.0, 2.0, 0.0], np.float32).reshape(2, 2, 1)
 
     def decode(z):
-        return distributions.likelihood(tf.tile(logits[np.newaxis], [len(z), 1, 1, 1]))
+        return distributions.Bernoulli().distribution(
+            tf.tile(logits[np.newaxis], [len(z), 1, 1, 1])
+        )
 
     elbo, _ = ELBO()(IMAGES, posterior(0.0, 1.0, 3), prior(), decode, draws(3))
     expected = [log_evidence(decode, image) for image in IMAGES]
@@ -127,7 +129,7 @@ def test_gradients_reach_every_weight():
             IMAGES,
             distributions.posterior(encoder(IMAGES)),
             prior(2),
-            lambda z: distributions.likelihood(decoder(z)),
+            lambda z: distributions.Bernoulli().distribution(decoder(z)),
             draws(3, 2),
         )
         loss = -tf.reduce_mean(bound)
@@ -196,7 +198,7 @@ def bound_gradients(objective, rows: int, plain: bool = False, noise=None):
 
     def decode(z):
         logits = tf.reshape(z @ weight, tf.concat([tf.shape(z)[:-1], [2, 2, 1]], 0))
-        return distributions.likelihood(logits)
+        return distributions.Bernoulli().distribution(logits)
 
     with tf.GradientTape() as tape:
         q = distributions.posterior(tf.repeat(parameters, rows, axis=0))
@@ -229,7 +231,7 @@ def test_the_encoders_gradient_vanishes_at_the_true_posterior():
 
     def decode(z):
         shape = tf.concat([tf.shape(z)[:-1], [2, 2, 1]], 0)
-        return distributions.likelihood(tf.broadcast_to(logits, shape))
+        return distributions.Bernoulli().distribution(tf.broadcast_to(logits, shape))
 
     raw = np.float32(np.log(np.expm1(1.0 - distributions.SCALE_FLOOR)))
     parameters = tf.Variable(np.tile([[np.float32(0.0), raw]], (3, 1)))

@@ -65,7 +65,7 @@ class _PresetNames:
 
 @keras.saving.register_keras_serializable(package="vae_keras")
 class VAE(keras.Model):
-    """A variational autoencoder: q(z | x) diagonal normal, p(x | z) Bernoulli.
+    """A variational autoencoder: q(z | x) diagonal normal, p(x | z) pixel by pixel.
 
     `fit`, `evaluate` and `predict` take NumPy arrays (uint8 0..255 or floats in [0, 1], with or
     without a channel axis), `(x, y)` pairs whose y is ignored, or a `tf.data.Dataset` of batches.
@@ -79,13 +79,17 @@ class VAE(keras.Model):
             Default `MLPDecoder()`.
         prior: p(z). Default `distributions.StandardNormal()`.
         objective: what training maximises. Default `objectives.ELBO()`.
-        binarization: how `fit` and `evaluate` make the pixels binary, as the Bernoulli needs:
-            "dynamic" (a fresh draw at every step), "threshold" or "none". Default "dynamic".
+        likelihood: p(x | z). Default `distributions.Bernoulli()`, of binary images;
+            `distributions.ContinuousBernoulli()` is that of grey ones.
+        binarization: how `fit` and `evaluate` make the pixels binary: "dynamic" (a fresh draw at
+            every step), "threshold" or "none". A Bernoulli takes all of them, "none" for images
+            that are binary already: of grey ones it has no probability, and nats without meaning.
+            Grey images' likelihood takes "none" alone. Default "dynamic", or "none" for that.
         seed: of all noise, integer in [0, 2^31). Default 0.
 
     Raises:
-        checks.InputError: for parts that are no layers, an unknown binarization or a seed out of
-            range.
+        checks.InputError: for parts that are no layers, an unknown binarization or one that does
+            not go with the likelihood, or a seed out of range.
 
     Example:
         >>> vae = VAE()
@@ -103,8 +107,9 @@ class VAE(keras.Model):
         decoder: keras.layers.Layer | None = None,
         prior: distributions.StandardNormal | None = None,
         objective: ELBO | IWAE | None = None,
-        binarization: str = "dynamic",
+        binarization: str | None = None,
         seed: int = 0,
+        likelihood: distributions.Bernoulli | distributions.ContinuousBernoulli | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -112,7 +117,8 @@ class VAE(keras.Model):
         self.decoder = _part("decoder", MLPDecoder() if decoder is None else decoder)
         self.prior = distributions.StandardNormal() if prior is None else prior
         self.objective = ELBO() if objective is None else objective
-        self.binarization = checks.choice("binarization", binarization, data.BINARIZATIONS)
+        self.likelihood_part = distributions.Bernoulli() if likelihood is None else likelihood
+        self.binarization = _binarization(binarization, self.likelihood_part)
         self.seed = checks.seed(seed)
         self._trackers = {
             # Sums of 60,000 values of about -100 do not fit into float32 to six digits.
@@ -202,7 +208,7 @@ class VAE(keras.Model):
         number = tf.TensorSpec((), tf.int64)
         return _Graphs(
             encode=tf.function(self._moments, [images], autograph=False),
-            decode=tf.function(self._probabilities, [latents], autograph=False),
+            decode=tf.function(self._means, [latents], autograph=False),
             reconstruct=tf.function(self.call, [images], autograph=False),
             terms=tf.function(self._terms, [images, number, number], autograph=False),
         )
@@ -222,6 +228,7 @@ class VAE(keras.Model):
             "decoder": self.decoder,
             "prior": self.prior,
             "objective": self.objective,
+            "likelihood": self.likelihood_part,
         }
         serialized = {
             name: keras.saving.serialize_keras_object(part) for name, part in parts.items()
@@ -233,7 +240,8 @@ class VAE(keras.Model):
     def from_config(cls, config: dict[str, Any]) -> VAE:
         parts = {
             name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("encoder", "decoder", "prior", "objective")
+            for name in ("encoder", "decoder", "prior", "objective", "likelihood")
+            if name in config  # the first files had no likelihood yet
         }
         return cls(**(config | parts))
 
@@ -251,7 +259,7 @@ class VAE(keras.Model):
         """Returns p(x | z) for latents [..., latent_dim], as a TFP distribution."""
         logits = self.decoder(tf.reshape(latents, [-1, self.latent_dim]), training=training)
         shape = tf.concat([tf.shape(latents)[:-1], self.image_shape], axis=0)
-        return distributions.likelihood(tf.reshape(logits, shape))
+        return self.likelihood_part.distribution(tf.reshape(logits, shape))
 
     def bound(
         self, images: tf.Tensor, noise: tf.Tensor, training: bool = False
@@ -284,13 +292,13 @@ class VAE(keras.Model):
             images: [N, H, W, C], uint8 0..255 or float in [0, 1].
 
         Returns:
-            Pixel probabilities, float32 [N, H, W, C].
+            Pixel means, float32 [N, H, W, C]: of a Bernoulli they are the probabilities of 1.
         """
         posterior = self.posterior(self.pixels(images))
-        return self._probabilities(posterior.distribution.loc)
+        return self._means(posterior.distribution.loc)
 
-    def _probabilities(self, latents: tf.Tensor) -> tf.Tensor:
-        return tf.sigmoid(tf.cast(self.decoder(latents), tf.float32))
+    def _means(self, latents: tf.Tensor) -> tf.Tensor:
+        return self.likelihood(latents).mean()
 
     def _moments(self, images: tf.Tensor) -> Posterior:
         normal = self.posterior(images).distribution
@@ -321,12 +329,12 @@ class VAE(keras.Model):
         return Posterior(*_in_blocks(lambda rows: self._graphs.encode(self.pixels(rows)), images))
 
     def decode(self, latents: Any) -> np.ndarray:
-        """Returns pixel probabilities [N, H, W, C] for latents [N, latent_dim]."""
+        """Returns pixel means [N, H, W, C] for latents [N, latent_dim]."""
         self._require_built("decode")
         return _in_blocks(self._graphs.decode, checks.latents(latents, self.latent_dim))
 
     def reconstruct(self, x: Any) -> np.ndarray:
-        """Returns pixel probabilities [N, H, W, C] through the posterior mean of each image."""
+        """Returns pixel means [N, H, W, C] through the posterior mean of each image."""
         images = self._images(x)
         return _in_blocks(lambda rows: self._graphs.reconstruct(self.pixels(rows)), images)
 
@@ -353,7 +361,7 @@ class VAE(keras.Model):
             seed: integer in [0, 2^31). Default 0.
 
         Returns:
-            Pixel probabilities, float32 [n, H, W, C].
+            Pixel means, float32 [n, H, W, C].
         """
         self._require_built("sample")
         checks.memory("n", checks.whole_number("n", n, 1), self._image_bytes())
@@ -368,7 +376,7 @@ class VAE(keras.Model):
             steps: points on each line, both ends included, >= 2. Default 11.
 
         Returns:
-            Pixel probabilities, float32 [N, steps, H, W, C].
+            Pixel means, float32 [N, steps, H, W, C].
         """
         a, b = self._images(a, "a"), self._images(b, "b")
         if len(a) != len(b):
@@ -865,7 +873,7 @@ class VAE(keras.Model):
         return super().evaluate(dataset, **arguments)
 
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> np.ndarray:
-        """Returns pixel probabilities [N, H, W, C] through the posterior mean, as `call` does."""
+        """Returns pixel means [N, H, W, C] through the posterior mean, as `call` does."""
         if _is_pipeline(x):
             self._require_pipeline(x, batch_size)
         else:
@@ -966,6 +974,19 @@ def _part(name: str, part: Any) -> keras.layers.Layer:
             f"the {name} must be a Keras layer or model. Received: {part!r}. Pass an instance."
         )
     return part
+
+
+def _binarization(mode: str | None, likelihood: Any) -> str:
+    """The mode, or the likelihood's own where none is given."""
+    if mode is None:
+        return "none" if likelihood.takes_grey else "dynamic"
+    checks.choice("binarization", mode, data.BINARIZATIONS)
+    if likelihood.takes_grey and mode != "none":
+        raise checks.InputError(
+            f"a {type(likelihood).__name__} takes grey pixels. Received: binarization {mode!r}. "
+            "Leave the binarization out, or the likelihood."
+        )
+    return mode
 
 
 def _as_images(images: Any) -> tf.Tensor:

@@ -11,13 +11,14 @@ from typing import Any
 
 from vae_keras import checks, files
 
+LIKELIHOODS = ("Bernoulli", "ContinuousBernoulli")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A class of `networks`, `objectives` or `optimizers`, by its name.
+    """A class of `networks`, `objectives`, `distributions` or `optimizers`, by its name.
 
     Attributes:
         name: of the class.
@@ -39,6 +40,7 @@ class Recipe:
         batch_size: images a step.
         learning_rate: the optimizer's, at its highest.
         objective: what training maximises. Default the ELBO.
+        likelihood: of the pixels; it goes with the binarization. Default the Bernoulli.
         optimizer: what takes the steps. Default Adam.
         precision: the networks' Keras dtype policy while they train; what is saved computes in
             float32. Default "float32".
@@ -61,6 +63,7 @@ class Recipe:
     batch_size: int
     learning_rate: float
     objective: Part = dataclasses.field(default_factory=lambda: Part("ELBO"))
+    likelihood: Part = dataclasses.field(default_factory=lambda: Part("Bernoulli"))
     optimizer: Part = dataclasses.field(default_factory=lambda: Part("Adam"))
     precision: str = "float32"
     start_from: str = ""
@@ -88,7 +91,7 @@ class Recipe:
             raise checks.InputError(f"a recipe has no field {unknown[0]!r}. Received: {unknown}.")
         values = dict(values)
         try:
-            for part in ("encoder", "decoder", "objective", "optimizer"):
+            for part in ("encoder", "decoder", "objective", "likelihood", "optimizer"):
                 if part in values:
                     values[part] = Part(**values[part])
             return cls(**values)

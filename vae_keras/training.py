@@ -24,6 +24,7 @@ from vae_keras import (
     cluster,
     data,
     datasets,
+    distributions,
     divergence,
     evaluation,
     export,
@@ -52,7 +53,9 @@ class TrainConfig:
 
     Attributes:
         preset: name of a recipe in the zoo. Default "mlp_mnist".
-        epochs, batch_size, learning_rate, seed, validation, binarization: in the recipe's place.
+        epochs, batch_size, learning_rate, seed, validation: in the recipe's place.
+        binarization: in the recipe's place, with its likelihood: a `ContinuousBernoulli` for
+            "none", else a `Bernoulli`.
         workdir: the run folder. Default `runs/<preset>`, or `runs/<preset>-<data>` for other data
             than the preset's.
         data: a name in `datasets.KNOWN`, or a path as `own_images.load` takes it; batch size and
@@ -88,6 +91,9 @@ class TrainConfig:
             for field in dataclasses.fields(recipe)
             if getattr(self, field.name, None) is not None
         }
+        if self.binarization is not None:
+            kind = "ContinuousBernoulli" if self.binarization == "none" else "Bernoulli"
+            given["likelihood"] = presets.Part(kind)
         recipe = dataclasses.replace(recipe, **given)
         checks.whole_number("epochs", recipe.epochs, 1, checkpoints.MAX_EPOCHS)
         checks.whole_number("batch_size", recipe.batch_size, 1)
@@ -95,6 +101,7 @@ class TrainConfig:
         checks.seed(recipe.seed)
         checks.whole_number("validation", recipe.validation, 0)
         checks.choice("binarization", recipe.binarization, data.BINARIZATIONS)
+        checks.choice("likelihood", recipe.likelihood.name, presets.LIKELIHOODS)
         checks.choice("schedule", recipe.schedule, presets.SCHEDULES)
         checks.choice("precision", recipe.precision, presets.PRECISIONS)
         return recipe
@@ -144,6 +151,8 @@ def train(config: TrainConfig) -> Path:
         if _is_complete(team, folder, wanted, config.overwrite):
             return folder
         _check_sizes(recipe, len(images.x_train))
+        if recipe.likelihood.name == "ContinuousBernoulli":
+            checks.grey(images.x_train)
         if team.is_chief:
             _announce(recipe, config, dataset)
         team.on_chief(lambda: _claim(folder, wanted, config.overwrite))
@@ -229,6 +238,7 @@ def _network(recipe: presets.Recipe, image_shape: tuple[int, ...], precision: st
         _part(networks, recipe.encoder, **given),
         _part(networks, recipe.decoder, **given, image_shape=image_shape),
         objective=_part(objectives, recipe.objective),
+        likelihood=_part(distributions, recipe.likelihood),
         binarization=recipe.binarization,
         seed=recipe.seed,
     )
@@ -367,7 +377,9 @@ def _held(folder: Path) -> dict[str, Any] | None:
     held = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(held, dict):
         raise ValueError("its config.json is no JSON object")
-    return held
+    # A run of an earlier version ran with the defaults of the fields that came since.
+    defaults = presets.Recipe("", presets.Part(""), presets.Part(""), 0, 0, 0.0).to_dict()
+    return defaults | held
 
 
 def _unusable(folder: Path, error: Exception) -> checks.InputError:
