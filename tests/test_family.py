@@ -49,7 +49,7 @@ def images(shape, num: int = 20) -> np.ndarray:
         ("conv", ELBO(), COLOUR),
         ("conv", IWAE(4), GREY),
         ("mlp", IWAE(4, num_resampled=2), GREY, ContinuousBernoulli()),
-        ("conv", ELBO(), COLOUR, ContinuousBernoulli()),
+        ("conv", ELBO(2.0, warmup_steps=4), COLOUR, ContinuousBernoulli()),
     ],
     ids=[
         "mlp-elbo",

@@ -70,7 +70,8 @@ class VAE(keras.Model):
     `fit`, `evaluate` and `predict` take NumPy arrays (uint8 0..255 or floats in [0, 1], with or
     without a channel axis), `(x, y)` pairs whose y is ignored, or a `tf.data.Dataset` of batches.
     The logs are `elbo`, `log_likelihood` and `kl` in nats per image, higher `elbo` is better, and
-    `loss`, what the optimizer minimises: exact means over the examples seen.
+    `loss`, what the optimizer minimises: exact means over the examples seen. An objective that
+    weighs the KL adds its `kl_weight`; `evaluate` measures the `loss` with the final one.
 
     Args:
         encoder: Keras layer or model, images [N, H, W, C] to [N, 2 * latent_dim]: the posterior's
@@ -123,7 +124,7 @@ class VAE(keras.Model):
         self._trackers = {
             # Sums of 60,000 values of about -100 do not fit into float32 to six digits.
             name: replicas.GlobalMean(name=name, dtype="float64")
-            for name in (*Terms._fields, "loss")
+            for name in (*Terms._fields, "loss", *["kl_weight"] * self.objective.weighs_kl)
         }
         self._test_row = tf.Variable(0, dtype=tf.int64, trainable=False)
         # What `divergence.fault` says of the first step that went wrong, and the steps until then.
@@ -262,7 +263,11 @@ class VAE(keras.Model):
         return self.likelihood_part.distribution(tf.reshape(logits, shape))
 
     def bound(
-        self, images: tf.Tensor, noise: tf.Tensor, training: bool = False
+        self,
+        images: tf.Tensor,
+        noise: tf.Tensor,
+        training: bool = False,
+        step: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, Terms]:
         """Returns the objective [N] and its `Terms` for float images.
 
@@ -270,20 +275,27 @@ class VAE(keras.Model):
             images: [N, H, W, C] as the likelihood sees them.
             noise: standard normal [N, objective.noise_size(latent_dim)].
             training: whether the networks train. Default False.
+            step: of the optimizer, for an objective that changes on the way, or None after all of
+                them. Default None.
         """
-        return self._bound(self.objective, images, noise, training)
+        return self._bound(self.objective, images, noise, training, step)
 
     def terms(self, images: tf.Tensor, noise: tf.Tensor) -> Terms:
         """Returns the ELBO's `Terms` [N], whatever the objective, for noise [N, latent_dim]."""
         return self._bound(ELBO(), images, noise, training=False)[1]
 
     def _bound(
-        self, objective: ELBO | IWAE, images: tf.Tensor, noise: tf.Tensor, training: bool
+        self,
+        objective: ELBO | IWAE,
+        images: tf.Tensor,
+        noise: tf.Tensor,
+        training: bool,
+        step: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, Terms]:
         posterior = self.posterior(images, training)
         prior = self.prior.distribution(self.latent_dim)
         decode = functools.partial(self.likelihood, training=training)
-        return objective(images, posterior, prior, decode, noise)
+        return objective(images, posterior, prior, decode, noise, step)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Reconstructs images through the posterior mean: no noise, the same answer each time.
@@ -606,29 +618,34 @@ class VAE(keras.Model):
         """One batch, inside the compiled kernel.
 
         Returns:
-            float64 [6]: the weighted sums of the terms and the loss, the sum of weights, and
+            float64 [2 + len(metrics)]: the metrics' weighted sums, the sum of weights, and
             `divergence.fault`.
         """
         total_weight = tf.reduce_sum(weights)
         with tf.GradientTape() as tape:
-            objective, sums = self._weighted_sums(images, weights, draws, training)
+            objective, sums, kl_weights = self._weighted_sums(images, weights, draws, training)
             loss = -tf.math.divide_no_nan(objective, total_weight)
         gradients = []
         if training:
             gradients = tape.gradient(loss, self.trainable_variables)
             self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         fault = divergence.fault([sums.kl, sums.log_likelihood, sums.elbo, loss], gradients)
-        totals = [*sums, loss * total_weight, total_weight, tf.cast(fault, tf.float32)]
-        return tf.cast(tf.stack(totals), tf.float64)
+        totals = [*sums, loss * total_weight, *kl_weights, total_weight, fault]
+        return tf.stack([tf.cast(total, tf.float64) for total in totals])
 
     def _weighted_sums(
         self, images: tf.Tensor, weights: tf.Tensor, draws: _Draws, training: bool
-    ) -> tuple[tf.Tensor, Terms]:
-        """The weighted sums over a batch: of the objective, and of the terms to report."""
+    ) -> tuple[tf.Tensor, Terms, list[tf.Tensor]]:
+        """The weighted sums over a batch: of the objective, of the terms to report, and of the
+        KL's weight where it is reported."""
         x = data.to_pixels(images, draws.bits, self.binarization)
-        objective, terms = self.bound(x, draws.noise, training)
+        step = tf.convert_to_tensor(self.optimizer.iterations) if training else None
+        objective, terms = self.bound(x, draws.noise, training, step)
         sums = Terms(*(tf.reduce_sum(weights * tf.stop_gradient(term)) for term in terms))
-        return tf.reduce_sum(weights * objective), sums
+        kl_weights = []
+        if self.objective.weighs_kl:
+            kl_weights = [tf.reduce_sum(weights) * self.objective.kl_weight(step)]
+        return tf.reduce_sum(weights * objective), sums, kl_weights
 
     def _many_steps(self, stack: data.Stack, draws: _Draws, training: bool) -> tf.Tensor:
         """The batches of a stack one after the other, inside one compiled kernel."""
