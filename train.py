@@ -18,7 +18,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--image-size", metavar="H[xW]", help="scales own images to this size")
     parser.add_argument("--validation", type=int, help="how many training images to hold out")
-    parser.add_argument("--binarization", choices=("dynamic", "none", "threshold"))
+    parser.add_argument(
+        "--binarization",
+        choices=("dynamic", "none", "threshold"),
+        help="how pixels become binary; none: a density of grey ones, the continuous Bernoulli",
+    )
     parser.add_argument("--strategy", default="none", help="none, mirrored or multi_worker")
     parser.add_argument("--overwrite", action="store_true", help="empty a folder of another run")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

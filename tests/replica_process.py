@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras import VAE, MLPDecoder, MLPEncoder
+from vae_keras import ELBO, VAE, MLPDecoder, MLPEncoder
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
@@ -31,9 +31,9 @@ def strategy(replicas, collective):
     return tf.distribute.MirroredStrategy(devices, operations)
 
 
-def build():
+def build(case):
     parts = MLPEncoder(latent_dim=3, hidden=(8,)), MLPDecoder(image_shape=(6, 6, 1), hidden=(8,))
-    vae = VAE(*parts)
+    vae = VAE(*parts, objective=ELBO(2.0, warmup_steps=8) if case is weighted else ELBO())
     # Clipping by the norm of the gradient tells its sum over replicas from a part of it.
     vae.compile(keras.optimizers.Adam(global_clipnorm=1.0), jit_compile=False)
     return vae
@@ -57,13 +57,18 @@ def dataset(vae):
     return fit.history, vae.evaluate(batches(), verbose=0)
 
 
+def weighted(vae):
+    """A weight of the KL that rises from step to step."""
+    return arrays(vae)
+
+
 found = {}
-for case, counts in ((arrays, (0, 1, 2, 4)), (dataset, (0, 2))):
+for case, counts in ((arrays, (0, 1, 2, 4)), (dataset, (0, 2)), (weighted, (0, 2))):
     for replicas in counts:  # 0 is no strategy
         collective = case is arrays and replicas == 2
         scope = strategy(replicas, collective).scope() if replicas else contextlib.nullcontext()
         with scope:
-            vae = build()
+            vae = build(case)
         history, evaluated = case(vae)
         results = {name: np.array(values) for name, values in history.items()}
         results["evaluate"] = np.array(evaluated)

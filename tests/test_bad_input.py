@@ -15,6 +15,7 @@ import tensorflow as tf
 from tests.conftest import small_vae
 from vae_keras import (
     VAE,
+    ContinuousBernoulli,
     MLPDecoder,
     MLPEncoder,
     callbacks,
@@ -303,6 +304,11 @@ BUILDING = {
         "the decoder must be a Keras layer or model. Received: "
         "<class 'vae_keras.networks.MLPDecoder'>. Pass an instance.",
     ),
+    "binary pixels for a density": (
+        lambda tmp: VAE(likelihood=ContinuousBernoulli(), binarization="dynamic"),
+        "a ContinuousBernoulli takes grey pixels. Received: binarization 'dynamic'. "
+        "Leave the binarization out, or the likelihood.",
+    ),
     "an unknown binarization": (
         lambda tmp: VAE(binarization="fixed"),
         "binarization must be one of: dynamic, none, threshold. Received: 'fixed'.",
@@ -356,6 +362,13 @@ BUILDING = {
 }
 
 MEASURING = {
+    "binary pixels for a likelihood of grey ones": (
+        lambda tmp: evaluation.estimate_log_likelihood(
+            small_vae(likelihood=ContinuousBernoulli()), BINARY
+        ),
+        "a likelihood of grey images needs pixels between black and white. Received: binary "
+        "pixels, 0 and 1 alone. Pass grey images as they are, or take a Bernoulli.",
+    ),
     "grey pixels for a likelihood": (
         lambda tmp: evaluation.estimate_log_likelihood(VAES, np.full((1, 6, 6), 0.5)),
         "a likelihood figure needs binary pixels, 0 and 1. Received: 100.0% of pixels in between, "

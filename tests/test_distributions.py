@@ -21,6 +21,23 @@ def theirs(logits: tf.Tensor) -> tfd.Distribution:
     return tfd.Independent(tfd.Bernoulli(logits=logits, dtype=tf.float32), 3)
 
 
+def their_continuous(logits: tf.Tensor) -> tfd.Distribution:
+    """TFP's own distribution of a grey image."""
+    return tfd.Independent(tfd.ContinuousBernoulli(logits=logits, dtype=tf.float32), 3)
+
+
+def grey_pixels(logits) -> tfd.Distribution:
+    """Our distribution of one-pixel images, batch [len(logits)]."""
+    logits = np.float32(logits).reshape(-1, 1, 1, 1)
+    return distributions.ContinuousBernoulli().distribution(logits)
+
+
+def log_density(logits, x) -> np.ndarray:
+    """log p of each x under each logit, [logits, x], in float64."""
+    x = np.float32(x).reshape(-1, 1, 1, 1, 1)
+    return grey_pixels(logits).log_prob(x).numpy().astype(np.float64).T
+
+
 def log_prob_and_gradients(build, x, logits):
     """Value and gradients of sum(weight * log_prob), the weights all different."""
     x, logits = tf.cast(x, tf.float32), tf.cast(logits, tf.float32)
@@ -50,7 +67,7 @@ def normal_kl(loc: float, scale: float) -> float:
 def test_log_prob_and_gradients_are_those_of_tfp(jit_compile):
     compare = [
         tf.function(functools.partial(log_prob_and_gradients, build), jit_compile=jit_compile)
-        for build in (distributions.likelihood, theirs)
+        for build in (distributions.Bernoulli().distribution, theirs)
     ]
     for seed in (0, 1):  # the second call runs what the first one compiled
         rng = np.random.default_rng(seed)
@@ -67,7 +84,9 @@ def test_log_prob_and_gradients_are_those_of_tfp(jit_compile):
 def test_log_prob_and_gradients_hold_at_extreme_logits(jit_compile, x, logit):
     pixel = np.ones((1, 1, 1, 1), np.float32)
     evaluate = tf.function(
-        lambda: log_prob_and_gradients(distributions.likelihood, x * pixel, logit * pixel),
+        lambda: log_prob_and_gradients(
+            distributions.Bernoulli().distribution, x * pixel, logit * pixel
+        ),
         jit_compile=jit_compile,
     )
     value, x_gradient, logit_gradient = evaluate()
@@ -79,18 +98,28 @@ def test_log_prob_and_gradients_hold_at_extreme_logits(jit_compile, x, logit):
 
 @compiled
 @pytest.mark.parametrize(
+    "pair",
+    [
+        (distributions.Bernoulli().distribution, theirs),
+        (distributions.ContinuousBernoulli().distribution, their_continuous),
+    ],
+    ids=["binary", "grey"],
+)
+@pytest.mark.parametrize(
     ("x_batch", "logits_batch"),
     [((3,), (3,)), ((3, 1), (3, 5)), ((1, 1), (3, 5)), ((3,), ()), ((), (3,)), ((3, 5), (3, 1))],
     ids=["same", "draws share an image", "all share one", "one network output", "one", "images"],
 )
-def test_gradients_are_those_of_tfp_where_shapes_broadcast(jit_compile, x_batch, logits_batch):
+def test_gradients_are_those_of_tfp_where_shapes_broadcast(
+    jit_compile, x_batch, logits_batch, pair
+):
     rng = np.random.default_rng(0)
     x, logits = rng.random((*x_batch, 2, 3, 1)), rng.normal(size=(*logits_batch, 2, 3, 1))
     ours, expected = (
         tf.function(functools.partial(log_prob_and_gradients, build), jit_compile=jit_compile)(
             tf.constant(x, tf.float32), tf.constant(logits, tf.float32)
         )
-        for build in (distributions.likelihood, theirs)
+        for build in pair
     )
     for our, their in zip(ours, expected, strict=True):
         assert our.shape == their.shape
@@ -99,13 +128,13 @@ def test_gradients_are_those_of_tfp_where_shapes_broadcast(jit_compile, x_batch,
 
 def test_probabilities_of_both_pixels_add_up_to_one():
     logits = tf.reshape(tf.linspace(-20.0, 20.0, 101), [101, 1, 1, 1])
-    pixel, image = distributions.likelihood(logits), tf.ones([101, 1, 1, 1])
+    pixel, image = distributions.Bernoulli().distribution(logits), tf.ones([101, 1, 1, 1])
     np.testing.assert_allclose(pixel.prob(0 * image) + pixel.prob(image), np.ones(101), rtol=1e-6)
     np.testing.assert_allclose(pixel.prob(image), pixel.mean()[:, 0, 0, 0], rtol=1e-5)
 
 
 def test_integer_pixels_are_taken():
-    image = distributions.likelihood(tf.constant([[[0.5], [-1.0]]]))
+    image = distributions.Bernoulli().distribution(tf.constant([[[0.5], [-1.0]]]))
     integers = image.log_prob(tf.constant([[[1], [0]]]))
     np.testing.assert_array_equal(integers, image.log_prob([[[1.0], [0.0]]]))
 
@@ -113,7 +142,7 @@ def test_integer_pixels_are_taken():
 @pytest.mark.parametrize("batch", [(5,), (2, 5)])
 def test_an_image_is_one_event_of_the_likelihood(batch):
     logits = tf.random.stateless_normal([*batch, 4, 3, 2], seed=[0, 0])
-    likelihood = distributions.likelihood(logits)
+    likelihood = distributions.Bernoulli().distribution(logits)
     assert likelihood.event_shape == (4, 3, 2)
     assert likelihood.batch_shape == batch
     x = tf.cast(logits > 0.3, tf.float32)
@@ -125,9 +154,87 @@ def test_an_image_is_one_event_of_the_likelihood(batch):
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
 def test_low_precision_networks_get_float32_distributions(dtype):
-    logits = distributions.likelihood(tf.zeros([1, 2, 2, 1], dtype)).distribution.logits
+    logits = (
+        distributions.Bernoulli().distribution(tf.zeros([1, 2, 2, 1], dtype)).distribution.logits
+    )
     normal = distributions.posterior(tf.zeros([1, 4], dtype)).distribution
     assert logits.dtype == normal.loc.dtype == normal.scale.dtype == tf.float32
+
+
+# ----------------------------------------------------------------- the likelihood of grey images
+
+LOGITS = [0.0, 1e-6, -1e-3, 0.02, -0.499, 0.501, 3.0, -30.0, 300.0, -1e4]
+
+
+def test_grey_pixels_have_a_density_that_integrates_to_one():
+    # Geometric steps towards 0, where the density of a negative logit lies; mirrored, towards 1.
+    grid = np.concatenate([[0.0], np.geomspace(1e-9, 1.0, 20001)])
+    logits = -np.abs(LOGITS)
+    total = np.trapezoid(np.exp(log_density(logits, grid)), np.float32(grid).astype(float), axis=1)
+    np.testing.assert_allclose(total, 1.0, rtol=1e-5)
+    for x in (0.0, 0.25, 1.0):  # exact in float32, mirrored too
+        np.testing.assert_allclose(
+            log_density(logits, [x]), log_density(-logits, [1.0 - x]), rtol=1e-4, atol=1e-6
+        )
+
+
+def test_the_mean_of_grey_pixels_is_that_of_their_density():
+    grid = np.concatenate([[0.0], np.geomspace(1e-9, 1.0, 20001)]).astype(np.float32).astype(float)
+    logits = -np.abs(LOGITS)
+    mean = grey_pixels(logits).mean().numpy().ravel()
+    by_quadrature = np.trapezoid(grid * np.exp(log_density(logits, grid)), grid, axis=1)
+    np.testing.assert_allclose(mean, by_quadrature, rtol=2e-5)
+    np.testing.assert_allclose(grey_pixels(-logits).mean().numpy().ravel(), 1.0 - mean, rtol=1e-6)
+
+
+@compiled
+@pytest.mark.parametrize("x", [0.0, 0.3, 1.0])
+def test_the_gradient_of_a_grey_pixel_is_the_difference_quotient(jit_compile, x):
+    logits = np.float32([-0.6, -0.45, -0.01, 0.0, 1e-7, 0.1, 0.5, 2.0])
+
+    @tf.function(jit_compile=jit_compile)
+    def gradient(logits):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            pixels = distributions.ContinuousBernoulli().distribution(logits)
+            value = tf.reduce_sum(pixels.log_prob(x * tf.ones_like(logits)))
+        return tape.gradient(value, logits)
+
+    found = gradient(tf.reshape(tf.constant(logits), [-1, 1, 1, 1])).numpy().ravel()
+    step = 2.0**-5
+    above, below = (log_density(logits + sign * step, [x])[:, 0] for sign in (1, -1))
+    np.testing.assert_allclose(found, (above - below) / (2 * step), atol=2e-5)
+    np.testing.assert_allclose(found, x - grey_pixels(logits).mean().numpy().ravel(), atol=1e-6)
+
+
+@compiled
+@pytest.mark.parametrize("x", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("logit", [-1e4, -200.0, 200.0, 1e4])
+def test_grey_pixels_hold_at_extreme_logits(jit_compile, x, logit):
+    pixel = np.ones((1, 1, 1, 1), np.float32)
+    build = distributions.ContinuousBernoulli().distribution
+    evaluate = tf.function(
+        lambda: log_prob_and_gradients(build, x * pixel, logit * pixel), jit_compile=jit_compile
+    )
+    value, x_gradient, logit_gradient = evaluate()
+    # log((e^l - 1) / l) is max(0, l) - log|l| there, its slope 1 - 1/l or -1/l
+    expected = x * logit - max(0.0, logit) + np.log(abs(logit))
+    np.testing.assert_allclose(value, [expected], rtol=1e-6, atol=1e-6 * abs(logit))
+    np.testing.assert_allclose(x_gradient, logit * pixel, rtol=1e-6)
+    np.testing.assert_allclose(
+        logit_gradient, (x - (logit > 0) + 1.0 / logit) * pixel, rtol=1e-5, atol=1e-7
+    )
+
+
+def test_a_grey_pixel_without_evidence_is_uniform():
+    np.testing.assert_array_equal(log_density([0.0], [0.0, 0.3, 1.0]), [[0.0, 0.0, 0.0]])
+    assert grey_pixels([0.0]).mean().numpy().item() == 0.5
+
+
+@pytest.mark.parametrize("kind", [distributions.Bernoulli, distributions.ContinuousBernoulli])
+def test_a_likelihood_comes_back_from_its_configuration(kind):
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(kind()))
+    assert type(again) is kind
 
 
 # ---------------------------------------------------------------------------------- posterior

@@ -1,4 +1,4 @@
-"""One harness for every member of the family: networks, objectives, shapes and precisions."""
+"""One harness for the family: networks, objectives, likelihoods, shapes and precisions."""
 
 import keras
 import numpy as np
@@ -9,6 +9,7 @@ from vae_keras import (
     ELBO,
     IWAE,
     VAE,
+    ContinuousBernoulli,
     ConvDecoder,
     ConvEncoder,
     MLPDecoder,
@@ -21,7 +22,7 @@ from vae_keras import (
 GREY, COLOUR = (9, 7, 1), (9, 7, 3)
 
 
-def member(kind: str, objective, shape, dtype: str = "float32", **compiled) -> VAE:
+def member(kind: str, objective, shape, likelihood=None, dtype: str = "float32", **compiled) -> VAE:
     """A compiled model of a few hundred weights."""
     encoder, decoder, size = {
         "mlp": (MLPEncoder, MLPDecoder, {"hidden": (8,), "activation": "mish"}),
@@ -31,6 +32,7 @@ def member(kind: str, objective, shape, dtype: str = "float32", **compiled) -> V
         encoder(latent_dim=3, dtype=dtype, **size),
         decoder(image_shape=shape, dtype=dtype, **size),
         objective=objective,
+        likelihood=likelihood,
     )
     vae.compile(**compiled)
     return vae
@@ -46,8 +48,17 @@ def images(shape, num: int = 20) -> np.ndarray:
         ("mlp", IWAE(4, num_resampled=2), COLOUR),
         ("conv", ELBO(), COLOUR),
         ("conv", IWAE(4), GREY),
+        ("mlp", IWAE(4, num_resampled=2), GREY, ContinuousBernoulli()),
+        ("conv", ELBO(2.0, warmup_steps=4), COLOUR, ContinuousBernoulli()),
     ],
-    ids=["mlp-elbo", "mlp-iwae-colour", "conv-elbo-colour", "conv-iwae"],
+    ids=[
+        "mlp-elbo",
+        "mlp-iwae-colour",
+        "conv-elbo-colour",
+        "conv-iwae",
+        "mlp-iwae-continuous",
+        "conv-elbo-colour-continuous",
+    ],
 )
 def trained(request) -> VAE:
     """Each member after two epochs."""
@@ -63,6 +74,7 @@ def test_a_saved_member_answers_alike_and_trains_on(trained, tmp_path):
     assert type(again.encoder) is type(trained.encoder)
     assert type(again.objective) is type(trained.objective)
     assert again.objective.get_config() == trained.objective.get_config()
+    assert type(again.likelihood_part) is type(trained.likelihood_part)
     np.testing.assert_allclose(again.reconstruct(x), trained.reconstruct(x), atol=1e-6)
     for vae in (trained, again):
         vae.fit(x, batch_size=8, epochs=1, verbose=0)
@@ -88,11 +100,12 @@ def test_every_signature_of_a_member_answers(trained, tmp_path):
 
 
 def test_a_members_figures_are_in_order(trained):
-    x = data.binarize(images(trained.image_shape), 0)
+    x = data.binarize(images(trained.image_shape), 0, trained.binarization)
     elbo = evaluation.evaluate_elbo(trained, x, 200).elbo.mean
     bound = evaluation.estimate_log_likelihood(trained, x, 400, verbose=False)
     assert elbo < bound.curve[10].mean < bound.curve[100].mean < bound.estimate.mean
-    assert trained.evaluate(x, verbose=0, return_dict=True)["elbo"] == pytest.approx(elbo, rel=0.05)
+    evaluated = trained.evaluate(x, verbose=0, return_dict=True)["elbo"]
+    assert evaluated == pytest.approx(elbo, rel=0.05, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +113,17 @@ def test_a_members_figures_are_in_order(trained):
 )
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
 def test_xla_changes_nothing_but_rounding(kind, objective):
+    require_xla_agrees(kind, objective, GREY)
+
+
+@pytest.mark.parametrize("objective", [ELBO(), IWAE(4)], ids=["elbo", "iwae"])
+def test_xla_changes_nothing_for_grey_pixels_but_rounding(objective):
+    require_xla_agrees("mlp", objective, GREY, ContinuousBernoulli())
+
+
+def require_xla_agrees(*parts) -> None:
     def logs(jit_compile: bool) -> dict[str, list[float]]:
-        vae = member(kind, objective, GREY, jit_compile=jit_compile)
+        vae = member(*parts, jit_compile=jit_compile)
         return vae.fit(images(GREY), batch_size=8, epochs=2, verbose=0).history
 
     plain, compiled = logs(False), logs(True)
@@ -109,14 +131,16 @@ def test_xla_changes_nothing_but_rounding(kind, objective):
         np.testing.assert_allclose(values, compiled[name], rtol=1e-4)
 
 
+@pytest.mark.parametrize("likelihood", [None, ContinuousBernoulli()], ids=["binary", "grey"])
 @pytest.mark.parametrize("objective", [ELBO(), IWAE(4)], ids=["elbo", "iwae"])
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
-def test_bfloat16_networks_train_under_float32_distributions(kind, objective):
-    half = member(kind, objective, GREY, "mixed_bfloat16", jit_compile=False)
-    full = member(kind, objective, GREY, jit_compile=False)
+def test_bfloat16_networks_train_under_float32_distributions(kind, objective, likelihood):
+    parts = kind, objective, GREY, likelihood
+    half = member(*parts, "mixed_bfloat16", jit_compile=False)
+    full = member(*parts, jit_compile=False)
     x = images(GREY)
     logs = [vae.fit(x, batch_size=8, epochs=3, verbose=0).history["elbo"] for vae in (half, full)]
-    np.testing.assert_allclose(*logs, rtol=0.02)
+    np.testing.assert_allclose(*logs, rtol=0.02, atol=0.02)
     assert half.reconstruct(x).dtype == np.float32
     assert {weight.dtype for weight in half.get_weights()} == {np.dtype("float32")}
     assert half.posterior(tf.zeros((1, *GREY))).distribution.loc.dtype == tf.float32

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import small_vae
-from vae_keras import VAE, MLPDecoder, MLPEncoder, checks, data
+from vae_keras import ELBO, VAE, ContinuousBernoulli, MLPDecoder, MLPEncoder, checks, data
 from vae_keras.model import _stack_size
 from vae_keras.noise import Stream
 
@@ -234,6 +234,93 @@ def test_config_round_trips(vae):
     assert again.get_config() == other.get_config()
     assert (again.seed, again.binarization, again.latent_dim) == (3, "threshold", 3)
     assert again.image_shape == (6, 6, 1)
+    grey = VAE.from_config(small_vae(likelihood=ContinuousBernoulli()).get_config())
+    assert (type(grey.likelihood_part), grey.binarization) == (ContinuousBernoulli, "none")
+
+
+def test_a_configuration_from_before_there_were_likelihoods_is_a_bernoullis(vae):
+    config = vae.get_config()
+    del config["likelihood"]
+    assert VAE.from_config(config).get_config() == vae.get_config()
+
+
+def test_pictures_of_grey_pixels_are_their_means(digits):
+    vae = small_vae(likelihood=ContinuousBernoulli())
+    logits = vae.decoder(vae.prior_latents(5)).numpy().astype(np.float64)
+    np.testing.assert_allclose(vae.sample(5), 1 / (1 - np.exp(-logits)) - 1 / logits, rtol=1e-5)
+    history = vae.fit(digits, epochs=5, verbose=0).history
+    assert history["elbo"][-1] > history["elbo"][0]
+
+
+# ------------------------------------------------------------------------ the weight of the KL
+
+
+WEIGHTS = [1 / 3, 4 / 3, 2.0]  # means over the three steps of each epoch
+MODES = {
+    "stack, XLA": {"jit_compile": True},
+    "stack": {"jit_compile": False},
+    "one by one": {"jit_compile": False, "steps_per_execution": 1},
+    "eager": {"run_eagerly": True},
+}
+
+
+def weighted_vae(**compiled) -> VAE:
+    vae = small_vae(objective=ELBO(beta=2.0, warmup_steps=6))
+    vae.compile(keras.optimizers.Adam(0.01), **(compiled or MODES["stack"]))
+    return vae
+
+
+def weights_history(vae: VAE, digits, epochs: int = 3, **arguments) -> dict[str, list[float]]:
+    return vae.fit(digits, batch_size=20, epochs=epochs, verbose=0, **arguments).history
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_weight_is_logged_and_the_loss_has_it(digits, mode):
+    vae = weighted_vae(**MODES[mode])
+    history = weights_history(vae, digits, validation_data=digits[:30])
+    assert set(history) == {
+        prefix + metric.name for prefix in ("", "val_") for metric in vae.metrics
+    }
+    np.testing.assert_allclose(history["kl_weight"], WEIGHTS, rtol=1e-6)
+    for prefix, epochs in (("", [2]), ("val_", [0, 1, 2])):  # where the weight is 2 throughout
+        elbo, log_likelihood, kl, loss, _ = (
+            np.array(history[prefix + metric.name]) for metric in vae.metrics
+        )
+        np.testing.assert_allclose(elbo, log_likelihood - kl, rtol=1e-6)
+        np.testing.assert_allclose((2 * kl - log_likelihood)[epochs], loss[epochs], rtol=1e-6)
+    assert history["val_kl_weight"] == [2.0] * 3
+
+
+def test_a_dataset_is_trained_under_the_same_weights(digits):
+    batches = tf.data.Dataset.from_tensor_slices(digits).batch(20)
+    history = weighted_vae().fit(batches, epochs=3, verbose=0).history
+    np.testing.assert_allclose(history["kl_weight"], WEIGHTS, rtol=1e-6)
+
+
+def test_a_warm_up_goes_on_where_it_was_saved(digits, tmp_path):
+    whole, cut = weighted_vae(), weighted_vae()
+    weights_history(whole, digits)
+    weights_history(cut, digits, epochs=1)
+    cut.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    history = weights_history(again, digits, initial_epoch=1)
+    np.testing.assert_allclose(history["kl_weight"], WEIGHTS[1:], rtol=1e-6)
+    for ours, theirs in zip(again.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_plain_elbo_logs_no_weight(vae, digits):
+    assert "kl_weight" not in vae.fit(digits, verbose=0).history
+    assert "kl_weight" not in vae.evaluate(digits, verbose=0, return_dict=True)
+
+
+def test_a_heavier_kl_is_a_smaller_one(digits):
+    rates = []
+    for beta in (0.1, 10.0):
+        vae = small_vae(objective=ELBO(beta))
+        vae.compile(keras.optimizers.Adam(0.01), jit_compile=False)
+        rates.append(vae.fit(digits, batch_size=20, epochs=40, verbose=0).history["kl"][-1])
+    assert rates[0] > 2 * rates[1]
 
 
 # ------------------------------------------------------------------------------------- methods

@@ -23,7 +23,7 @@ def decode():
 
     def decode(z):  # [..., 1], as VAE.likelihood takes them
         logits = decoder(tf.reshape(z, [-1, 1]))
-        return distributions.likelihood(tf.reshape(logits, [*z.shape[:-1], 2, 2, 1]))
+        return distributions.Bernoulli().distribution(tf.reshape(logits, [*z.shape[:-1], 2, 2, 1]))
 
     return decode
 
@@ -87,7 +87,9 @@ def test_the_elbo_is_log_p_when_the_posterior_is_the_true_one():
     logits = np.array([0.5, -1.0, 2.0, 0.0], np.float32).reshape(2, 2, 1)
 
     def decode(z):
-        return distributions.likelihood(tf.tile(logits[np.newaxis], [len(z), 1, 1, 1]))
+        return distributions.Bernoulli().distribution(
+            tf.tile(logits[np.newaxis], [len(z), 1, 1, 1])
+        )
 
     elbo, _ = ELBO()(IMAGES, posterior(0.0, 1.0, 3), prior(), decode, draws(3))
     expected = [log_evidence(decode, image) for image in IMAGES]
@@ -127,7 +129,7 @@ def test_gradients_reach_every_weight():
             IMAGES,
             distributions.posterior(encoder(IMAGES)),
             prior(2),
-            lambda z: distributions.likelihood(decoder(z)),
+            lambda z: distributions.Bernoulli().distribution(decoder(z)),
             draws(3, 2),
         )
         loss = -tf.reduce_mean(bound)
@@ -140,13 +142,68 @@ def test_gradients_reach_every_weight():
 
 
 @pytest.mark.parametrize(
-    "objective", [ELBO(), IWAE(7), IWAE(7, 2)], ids=["elbo", "iwae", "resampled"]
+    "objective",
+    [ELBO(), ELBO(4.0, warmup_steps=9), IWAE(7), IWAE(7, 2)],
+    ids=["elbo", "weighted", "iwae", "resampled"],
 )
 def test_an_objective_comes_back_from_its_configuration(objective):
     serialized = keras.saving.serialize_keras_object(objective)
     again = keras.saving.deserialize_keras_object(serialized)
     assert type(again) is type(objective)
     assert again.get_config() == objective.get_config()
+
+
+def test_a_configuration_from_before_there_were_weights_is_the_plain_elbo():
+    assert ELBO.from_config({}).get_config() == ELBO().get_config()
+
+
+# -------------------------------------------------------------------------- the weight of the KL
+
+
+def test_the_weight_rises_linearly_and_stays():
+    objective = ELBO(beta=3.0, warmup_steps=4)
+    weights = [float(objective.kl_weight(tf.constant(step))) for step in (0, 1, 2, 4, 5, 10**9)]
+    assert weights == [0.0, 0.75, 1.5, 3.0, 3.0, 3.0]
+    assert objective.kl_weight(None) == 3.0
+    assert ELBO(3.0).kl_weight(tf.constant(0)) == 3.0
+
+
+def test_the_weight_is_in_the_objective_and_not_in_the_terms(decode):
+    arguments = IMAGES, posterior(0.7, 0.5, 3), prior(), decode, draws(3)
+    _, plain = ELBO()(*arguments)
+    objective = ELBO(beta=3.0, warmup_steps=4)
+    for step, weight in ((None, 3.0), (tf.constant(0), 0.0), (tf.constant(2), 1.5)):
+        weighted, terms = objective(*arguments, step)
+        np.testing.assert_allclose(weighted, plain.log_likelihood - weight * plain.kl, rtol=1e-6)
+        for ours, theirs in zip(terms, plain, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("beta", [0.25, 1.0, 4.0])
+def test_the_gradient_vanishes_at_the_tempered_posterior(beta):
+    """For x = z + 0.5 noise the best normal q has precision 1 + 4 / beta, and mean (4 / beta) x."""
+    precision = 1.0 + 4.0 / beta
+    x, loc, scale = 0.8, 0.8 * 4.0 / beta / precision, precision**-0.5
+    normal = distributions.tfd.Normal
+
+    def decode(z):
+        return distributions.tfd.Independent(normal(z, 0.5), 1)
+
+    loc, scale = tf.constant([[loc]] * 2), tf.constant([[scale]] * 2)
+    with tf.GradientTape() as tape:
+        tape.watch([loc, scale])
+        q = distributions.tfd.Independent(normal(loc, scale), 1)
+        # Draws one scale above and below have the moments of all draws.
+        weighted, _ = ELBO(beta)(np.full((2, 1), x), q, prior(), decode, np.float32([[1], [-1]]))
+        total = tf.reduce_sum(weighted)
+    for gradient in tape.gradient(total, [loc, scale]):
+        np.testing.assert_allclose(tf.reduce_sum(gradient), 0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("arguments", [{"beta": 0}, {"beta": np.nan}, {"warmup_steps": -1}])
+def test_a_weight_that_is_none_is_refused(arguments):
+    with pytest.raises(checks.InputError, match=f"{next(iter(arguments))} must be"):
+        ELBO(**arguments)
 
 
 # ---------------------------------------------------------------------- importance weighting
@@ -196,7 +253,7 @@ def bound_gradients(objective, rows: int, plain: bool = False, noise=None):
 
     def decode(z):
         logits = tf.reshape(z @ weight, tf.concat([tf.shape(z)[:-1], [2, 2, 1]], 0))
-        return distributions.likelihood(logits)
+        return distributions.Bernoulli().distribution(logits)
 
     with tf.GradientTape() as tape:
         q = distributions.posterior(tf.repeat(parameters, rows, axis=0))
@@ -229,7 +286,7 @@ def test_the_encoders_gradient_vanishes_at_the_true_posterior():
 
     def decode(z):
         shape = tf.concat([tf.shape(z)[:-1], [2, 2, 1]], 0)
-        return distributions.likelihood(tf.broadcast_to(logits, shape))
+        return distributions.Bernoulli().distribution(tf.broadcast_to(logits, shape))
 
     raw = np.float32(np.log(np.expm1(1.0 - distributions.SCALE_FLOOR)))
     parameters = tf.Variable(np.tile([[np.float32(0.0), raw]], (3, 1)))

@@ -99,7 +99,7 @@ def test_the_likelihood_and_its_gradient_are_right_and_finite_at_any_logit(logit
     logits, x = (tf.constant(part.reshape(2, 2, 3, 1)) for part in (logits, x))
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        value = distributions.likelihood(logits).log_prob(x)
+        value = distributions.Bernoulli().distribution(logits).log_prob(x)
     exact = np.float64(logits)
     expected = (np.float64(x) * exact - np.logaddexp(0.0, exact)).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)

@@ -54,9 +54,20 @@ def test_own_networks_run_as_printed(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_weighted_kl_runs_as_printed(capsys):
+    exec(compile(PYTHON[2], "README.md", "exec"), {})
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("beta")]
+    found = re.findall(r"beta (\S+): rate (\S+), distortion (\S+) nats", "\n".join(lines))
+    light, heavy = ([float(value) for value in values] for values in found)
+    assert (light[0], heavy[0]) == (0.5, 4.0)
+    assert light[1] > 2 * heavy[1]
+    assert light[2] < heavy[2]
+
+
+@pytest.mark.slow
 def test_a_strategy_runs_as_printed():
     names: dict[str, object] = {}
-    exec(compile(PYTHON[2], "README.md", "exec"), names)
+    exec(compile(PYTHON[3], "README.md", "exec"), names)
     assert names["vae"].strategy is not None
     assert names["vae"].history.history["elbo"][-1] > -400
 

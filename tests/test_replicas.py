@@ -31,7 +31,8 @@ def found(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("case", "replicas"), [("arrays", 1), ("arrays", 2), ("arrays", 4), ("dataset", 2)]
+    ("case", "replicas"),
+    [("arrays", 1), ("arrays", 2), ("arrays", 4), ("dataset", 2), ("weighted", 2)],
 )
 def test_replicas_change_nothing_beyond_float_error(found, case, replicas):
     one, several = found[case, 0], found[case, replicas]

@@ -16,7 +16,16 @@ import tensorflow as tf
 
 import train as command
 from tests import killer
-from vae_keras import callbacks, checks, datasets, own_images, presets, training
+from vae_keras import (
+    ContinuousBernoulli,
+    callbacks,
+    checks,
+    datasets,
+    own_images,
+    presets,
+    training,
+)
+from vae_keras.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = {
@@ -314,6 +323,30 @@ def test_recipe_takes_given_values_and_keeps_the_rest():
     assert (recipe.batch_size, recipe.encoder) == (preset.batch_size, preset.encoder)
 
 
+@pytest.mark.parametrize(
+    ("binarization", "likelihood"),
+    [(None, "Bernoulli"), ("threshold", "Bernoulli"), ("none", "ContinuousBernoulli")],
+)
+def test_the_likelihood_goes_with_the_binarization(binarization, likelihood):
+    recipe = training.TrainConfig(binarization=binarization).recipe()
+    assert recipe.likelihood == presets.Part(likelihood)
+    assert presets.Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_a_run_of_a_version_without_a_field_goes_on(tmp_path):
+    folder = tmp_path / "run"
+    recipe = config(folder).recipe()
+    wanted = {"preset": "mlp_mnist"} | recipe.to_dict()
+    folder.mkdir()
+    old = {name: value for name, value in wanted.items() if name != "likelihood"}
+    (folder / "config.json").write_text(json.dumps(old))
+    training._check_folder(folder, wanted, overwrite=False)
+    with pytest.raises(checks.InputError, match="which holds another likelihood"):
+        training._check_folder(
+            folder, wanted | {"likelihood": {"name": "ContinuousBernoulli", "arguments": {}}}, False
+        )
+
+
 def test_schedule_rises_and_falls_to_zero():
     recipe = training.TrainConfig(epochs=4).recipe()
     schedule = training._schedule(recipe, 1000)
@@ -410,6 +443,32 @@ def test_a_run_on_an_npz_without_labels_draws_no_maps(tmp_path):
     assert (folder / "report.html").exists()
 
 
+def test_grey_images_as_they_are_get_a_density(tmp_path, capsys):
+    x = np.random.default_rng(0).integers(0, 256, (60, 4, 3), dtype=np.uint8)
+    path, folder = tmp_path / "mine.npz", tmp_path / "run"
+    np.savez(path, x_train=x)
+    arguments = ["--data", str(path), "--binarization", "none"]
+    assert command.main([*arguments, "--epochs", "1", "--workdir", str(folder)]) == 0
+    settings = json.loads((folder / "config.json").read_text())
+    assert settings["likelihood"]["name"] == "ContinuousBernoulli"
+    model = keras.saving.load_model(folder / "model.keras")
+    assert (type(model.likelihood_part), model.binarization) == (ContinuousBernoulli, "none")
+    served = tf.saved_model.load(str(folder / "serving" / "1")).signatures["sample"]
+    pictures = served(seeds=tf.constant([[0, 0], [0, 1]]))["probabilities"]
+    np.testing.assert_array_equal(pictures, model.sample(2, seed=0))
+    evaluate = ["evaluate", "--model", str(folder / "model.keras"), "--data", str(path)]
+    assert main([*evaluate, "--samples", "10"]) == 0
+    assert "6 images, none binarization" in capsys.readouterr().out
+
+
+def test_binary_images_are_refused_a_density_before_anything_is_written(tmp_path, capsys):
+    np.savez(tmp_path / "mine.npz", x_train=np.eye(30, dtype=np.uint8)[:, :, np.newaxis] * 255)
+    arguments = ["--data", str(tmp_path / "mine.npz"), "--binarization", "none"]
+    assert command.main([*arguments, "--workdir", str(tmp_path / "run")]) == 2
+    assert "Received: binary pixels, 0 and 1 alone." in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_changed_images_do_not_go_on_with_the_run(photos, photos_run, tmp_path, capsys):
     changed = tmp_path / "photos"
     shutil.copytree(photos, changed)
@@ -467,3 +526,23 @@ def test_another_named_set_keeps_the_presets_sizes(small_data):
     recipe = training._sized(settings.recipe(), settings, dataset)
     assert (recipe.validation, recipe.batch_size, recipe.data) == (10000, 100, "fashion_mnist")
     assert recipe.description == "The networks of mlp_mnist, trained on fashion_mnist"
+
+
+def test_other_data_than_the_presets_starts_from_fresh_weights(tmp_path, capsys, monkeypatch):
+    x = np.random.default_rng(0).integers(0, 256, (30, 3, 4), dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", x_train=x)
+    folder = tmp_path / "run"
+    preset = "iwae_mnist"
+    assert presets.load_recipe(preset).start_from, "the case needs a preset with a beginning"
+    monkeypatch.setattr(training, "_fit", lambda *_: None)
+    monkeypatch.setattr(training, "_finish", lambda *_: None)
+    training.train(training.TrainConfig(preset, data=str(tmp_path / "mine.npz"), workdir=folder))
+    said = capsys.readouterr().out
+    assert "Starting from fresh weights: those of mlp_mnist_converged are for other data." in said
+    assert json.loads((folder / "config.json").read_text())["start_from"] == ""
+
+
+def test_the_presets_own_data_starts_where_the_recipe_says(small_data):
+    settings = training.TrainConfig("iwae_mnist")
+    dataset = datasets.DataSet("mnist", small_data, "as published")
+    assert training._sized(settings.recipe(), settings, dataset) == settings.recipe()

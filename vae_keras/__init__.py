@@ -16,6 +16,7 @@ try:
 
     checks.keras_backend(keras.backend.backend())
 
+    from vae_keras.distributions import Bernoulli, ContinuousBernoulli
     from vae_keras.model import VAE
     from vae_keras.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
     from vae_keras.objectives import ELBO, IWAE
@@ -31,6 +32,8 @@ __all__ = [
     "ELBO",
     "IWAE",
     "VAE",
+    "Bernoulli",
+    "ContinuousBernoulli",
     "ConvDecoder",
     "ConvEncoder",
     "MLPDecoder",

@@ -155,8 +155,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     model = _load(arguments)
     images = _load_data(arguments, model).images.x_test
     count = checks.whole_number("--images", arguments.images or len(images), 1, len(images))
-    # A model that is trained on grey pixels is still measured on binary ones, as all are.
-    mode = "threshold" if model.binarization == "threshold" else "dynamic"
+    mode = model.binarization
+    if mode == "none" and not model.likelihood_part.takes_grey:
+        mode = "dynamic"  # a Bernoulli that saw grey pixels is still measured on binary ones
     x = data.binarize(images[:count], arguments.seed, mode)
     likelihood = evaluation.estimate_log_likelihood(
         model, x, arguments.samples, seed=arguments.seed

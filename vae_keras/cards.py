@@ -114,6 +114,7 @@ def card(
         f"| {_how(entry)} |\n"
         for entry in metrics["metrics"]
     )
+    pixels = "grey" if recipe.likelihood.name == "ContinuousBernoulli" else "binary"
     origin = f", from the weights of `{recipe.start_from}`" if recipe.start_from else ""
     curve = metrics.get("importance_weighted_bounds", {})
     bounds = ", ".join(f"{value:.2f} at k = {int(k):,}" for k, value in curve.items())
@@ -149,7 +150,7 @@ def card(
         f"{_made_with(made)}; weights SHA-256 `{made['weights_sha256']}`.\n",
         *([f"-log p(x) measured with {_made_with(evaluated)}.\n"] if evaluated else []),
         "## Limits\n",
-        f"It models binary images of {data.subject} and nothing else: an image that is none "
+        f"It models {pixels} images of {data.subject} and nothing else: an image that is none "
         "is encoded all the same. Likelihoods compare only with figures on the same data under "
         "the same binarization.\n",
     ]

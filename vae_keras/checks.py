@@ -237,6 +237,17 @@ def images(x: Any, name: str = "x", shape: tuple[int, int, int] | None = None) -
     return x.astype(np.float32, copy=False)
 
 
+def grey(images: np.ndarray) -> None:
+    """Refuses images, as `images` returns them, of which no pixel lies between black and white."""
+    top = 255 if images.dtype == np.uint8 else 1.0
+    # One by one: it ends at the first grey image, and takes no memory for a mask of all.
+    if all(((image == 0) | (image == top)).all() for image in images):
+        raise InputError(
+            "a likelihood of grey images needs pixels between black and white. Received: binary "
+            "pixels, 0 and 1 alone. Pass grey images as they are, or take a Bernoulli."
+        )
+
+
 def batch_shape(shape: Iterable[int | None], image_shape: tuple[int, ...] | None) -> None:
     """Refuses a dataset whose batches [N, H, W] or [N, H, W, C] are of another shape."""
     shape = tuple(shape)

@@ -58,6 +58,10 @@ class Pixels(tfd.Independent):
     Images [..., 1, H, W, C] against logits [..., S, H, W, C] are S draws that share an image.
     """
 
+    def _log_normalizer(self, logits: tf.Tensor) -> tuple[tf.Tensor, Callable[[], tf.Tensor]]:
+        """The sum over the last axis, and its gradient, the pixels' mean, when it is asked for."""
+        return _softplus_sum_and_sigmoid(logits)
+
     def _log_prob(self, x: tf.Tensor) -> tf.Tensor:
         logits = self.distribution.logits  # [..., H, W, C]
         size = math.prod(logits.shape[-3:])
@@ -68,35 +72,69 @@ class Pixels(tfd.Independent):
 
         x, logits = flat(tf.cast(x, logits.dtype)), flat(logits)
         if x.shape[:-1] == [*logits.shape[:-2], 1] and x.shape.is_fully_defined():
-            return _shared_image_log_prob(x, logits)
+            return self._shared_image_log_prob(x, logits)
         if x.shape != logits.shape:  # the gradient below is of the operands' own shape
             shape = tf.broadcast_dynamic_shape(tf.shape(x), tf.shape(logits))
             x, logits = tf.broadcast_to(x, shape), tf.broadcast_to(logits, shape)
-        return _image_log_prob(x, logits)
+        return self._image_log_prob(x, logits)
+
+    def _image_log_prob(self, x: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """x and logits [..., P] to [...]."""
+
+        @tf.custom_gradient
+        def log_prob(x: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Any]:
+            log_normalizer, mean = self._log_normalizer(logits)
+
+            def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                upstream = upstream[..., tf.newaxis]
+                return upstream * logits, upstream * (x - mean())
+
+            return tf.reduce_sum(x * logits, axis=-1) - log_normalizer, gradient
+
+        return log_prob(x, logits)
+
+    def _shared_image_log_prob(self, x: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """x [..., 1, P] and logits [..., S, P] to [..., S]: x * logits is a matrix product."""
+
+        @tf.custom_gradient
+        def log_prob(x: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Any]:
+            log_normalizer, mean = self._log_normalizer(logits)
+
+            def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                x_gradient = tf.linalg.matmul(upstream[..., tf.newaxis, :], logits)
+                return x_gradient, upstream[..., tf.newaxis] * (x - mean())
+
+            return tf.linalg.matvec(logits, tf.squeeze(x, axis=-2)) - log_normalizer, gradient
+
+        return log_prob(x, logits)
 
 
-@tf.custom_gradient
-def _image_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """x and logits [..., P] to [...]."""
-    softplus, sigmoid = _softplus_sum_and_sigmoid(logits)
+class ContinuousPixels(Pixels):
+    """The same over continuous Bernoulli pixels, whose log-normaliser is log((e^l - 1) / l).
 
-    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        upstream = upstream[..., tf.newaxis]
-        return upstream * logits, upstream * (x - sigmoid())
+    That is softplus(l) - log C(l) for logits l. TFP's own goes through probabilities, which round
+    to 0 and 1 where logits are large; so does its mean.
+    """
 
-    return tf.reduce_sum(x * logits, axis=-1) - softplus, gradient
+    def _log_normalizer(self, logits: tf.Tensor) -> tuple[tf.Tensor, Callable[[], tf.Tensor]]:
+        # By symmetry of the logits' magnitude a: relu(logits) + log((1 - e^-a) / a). Both branches
+        # of each `where` are finite: the first one's a is out of the way of 0, where the series is.
+        a = tf.abs(logits)
+        is_small, large = a < 0.5, tf.maximum(a, 0.5)
+        small = tf.minimum(a, 0.5)
+        tail, square = tf.exp(-large), small**2
+        series = -small / 2 + square * (1 / 24 - square * (1 / 2880 - square / 181440))
+        log_ratio = tf.where(is_small, series, tf.math.log((1.0 - tail) / large))
 
+        def mean() -> tf.Tensor:
+            series = 0.5 - small * (1 / 12 - square * (1 / 720 - square / 30240))
+            dark = tf.where(is_small, series, 1.0 / large - tail / (1.0 - tail))  # of -a
+            return tf.where(logits < 0.0, dark, 1.0 - dark)
 
-@tf.custom_gradient
-def _shared_image_log_prob(x: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """x [..., 1, P] and logits [..., S, P] to [..., S]: x * logits is a matrix product."""
-    softplus, sigmoid = _softplus_sum_and_sigmoid(logits)
+        return tf.reduce_sum(tf.nn.relu(logits) + log_ratio, axis=-1), mean
 
-    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x_gradient = tf.linalg.matmul(upstream[..., tf.newaxis, :], logits)
-        return x_gradient, upstream[..., tf.newaxis] * (x - sigmoid())
-
-    return tf.linalg.matvec(logits, tf.squeeze(x, axis=-2)) - softplus, gradient
+    def _mean(self) -> tf.Tensor:
+        return self._log_normalizer(self.distribution.logits)[1]()
 
 
 def _softplus_sum_and_sigmoid(logits: tf.Tensor) -> tuple[tf.Tensor, Callable[[], tf.Tensor]]:
@@ -118,9 +156,50 @@ def _softplus_sum_and_sigmoid(logits: tf.Tensor) -> tuple[tf.Tensor, Callable[[]
     return tf.reduce_sum(tf.nn.relu(logits), axis=-1) + log_factors, sigmoid
 
 
-def likelihood(logits: tf.Tensor) -> tfd.Distribution:
-    """Builds p(x | z) from a decoder's output [..., H, W, C]: independent Bernoulli pixels."""
-    return Pixels(tfd.Bernoulli(logits=tf.cast(logits, tf.float32), dtype=tf.float32), 3)
+@keras.saving.register_keras_serializable(package="vae_keras")
+class Bernoulli:
+    """The likelihood of binary images: each pixel is 1 with probability sigmoid(logit), or 0."""
+
+    takes_grey = False  # whether pixels between 0 and 1, or those two alone, have a probability
+
+    def distribution(self, logits: tf.Tensor) -> tfd.Distribution:
+        """Returns p(x | z), one event an image, from a decoder's output [..., H, W, C]."""
+        pixels = tfd.Bernoulli(logits=tf.cast(logits, tf.float32), dtype=tf.float32)
+        return Pixels(pixels, 3)
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Bernoulli:
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="vae_keras")
+class ContinuousBernoulli:
+    """The likelihood of grey images: each pixel has a density on [0, 1], C e^(logit * pixel).
+
+    Its mean is no sigmoid: 1 / (1 - e^-logit) - 1 / logit, which is grey for most logits. Nats of
+    a density may be positive, and compare only with those of densities on [0, 1].
+
+    References:
+        Loaiza-Ganem & Cunningham 2019, "The continuous Bernoulli: fixing a pervasive error in
+        variational autoencoders", equations 8 and 11.
+    """
+
+    takes_grey = True
+
+    def distribution(self, logits: tf.Tensor) -> tfd.Distribution:
+        """Returns p(x | z), one event an image, from a decoder's output [..., H, W, C]."""
+        pixels = tfd.ContinuousBernoulli(logits=tf.cast(logits, tf.float32), dtype=tf.float32)
+        return ContinuousPixels(pixels, 3)
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ContinuousBernoulli:
+        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")

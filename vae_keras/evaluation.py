@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras import checks, noise
+from vae_keras import checks, data, noise
 from vae_keras.model import VAE
 from vae_keras.priors import StandardNormal
 
@@ -119,7 +119,8 @@ def estimate_log_likelihood(
 
     Args:
         model: the model.
-        x: binary images, pixels 0 and 1 (or 0 and 255): see `data.binarize`.
+        x: images as the model's likelihood has them: binary, pixels 0 and 1 (or 0 and 255), see
+            `data.binarize`; for a `ContinuousBernoulli` grey, as they are.
         num_samples: importance samples k an image, >= 1. Default 5000.
         seed: of the noise. Default 0.
         chunk_size: samples of an image at a time. Default 1000.
@@ -131,7 +132,8 @@ def estimate_log_likelihood(
         `LogLikelihood`, in nats per image.
 
     Raises:
-        checks.InputError: for pixels other than 0 and 1, NaN, counts below 1 or beyond memory.
+        checks.InputError: for pixels that the likelihood does not have, NaN, counts below 1 or
+            beyond memory.
 
     Example:
         >>> x = data.binarize(x_test, seed=0)
@@ -140,7 +142,7 @@ def estimate_log_likelihood(
     References:
         Burda et al. 2016, "Importance weighted autoencoders", equation 8 and section 5.
     """
-    images = binary_images(model, x)
+    images = observations(model, x)
     # A sample's index is an int32, and a chunk of them is held with its logits.
     num_samples = checks.whole_number("num_samples", num_samples, 1, 2**31 - 1)
     chunk = min(checks.whole_number("chunk_size", chunk_size, 1), num_samples)
@@ -271,23 +273,30 @@ def active_units(model: VAE, x: Any, threshold: float = ACTIVE_THRESHOLD) -> Act
     return ActiveUnits(loc.var(axis=0), kl, threshold)
 
 
-def binary_images(model: VAE, x: Any) -> np.ndarray:
-    """Returns images as float32 zeros and ones, and refuses all others.
+def observations(model: VAE, x: Any) -> np.ndarray:
+    """Returns images as float32 in [0, 1], and refuses those the model has no likelihood of.
 
     Raises:
-        checks.InputError: for any other pixel: a Bernoulli's probability of a grey value is no
-            probability, and a figure made of it compares with none.
+        checks.InputError: for grey pixels where the likelihood is of binary ones, or the other way
+            round: a Bernoulli's probability of a grey value is no probability, a density at binary
+            pixels has no upper bound, and a figure made of either compares with none.
     """
     images = checks.images(x, shape=_image_shape(model))
-    top = 255 if images.dtype == np.uint8 else 1.0
-    grey = (images != 0) & (images != top)
+    if model.likelihood_part.takes_grey:
+        checks.grey(images)
+    else:
+        _require_binary(images)
+    return data.to_pixels(tf.constant(images), None, "none").numpy()
+
+
+def _require_binary(images: np.ndarray) -> None:
+    grey = (images != 0) & (images != (255 if images.dtype == np.uint8 else 1.0))
     if grey.any():
         raise checks.InputError(
             "a likelihood figure needs binary pixels, 0 and 1. Received: "
             f"{grey.mean():.1%} of pixels in between, such as {images[grey][0]:.4g}. "
             "Binarize first: vae_keras.data.binarize(x, seed=0)."
         )
-    return (images == top).astype(np.float32)
 
 
 def _image_shape(model: VAE) -> tuple[int, int, int]:

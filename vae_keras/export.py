@@ -58,6 +58,9 @@ def export_saved_model(
     | `interpolate` | `start_images`, `end_images`, `fractions` [N] | `probabilities` |
     | `score` | `images`, `seeds` int32 [N, 2] | `elbo`, `log_likelihood`, `kl`, `log_marginal` |
 
+    `probabilities` and `reconstructions` are the likelihood's mean: of a Bernoulli the pixels'
+    probabilities of 1, of a continuous Bernoulli their mean grey.
+
     A row's seeds are (seed, row): `sample` of [[7, 0], [7, 1]] is `model.sample(2, seed=7)`, and
     `score` of the same rows is `model.elbo(images, seed=7)`, bit for bit.
 

@@ -157,7 +157,7 @@ def manifold(model: VAE, side: int = _SIDE) -> np.ndarray:
         side: images a side. Default 20.
 
     Returns:
-        Pixel probabilities [side * side, H, W, C], row by row from the top: the second latent
+        Pixel means [side * side, H, W, C], row by row from the top: the second latent
         falls from row to row, the first rises from column to column.
 
     References:

@@ -67,12 +67,13 @@ class _PresetNames:
 
 @keras.saving.register_keras_serializable(package="vae_keras")
 class VAE(keras.Model):
-    """A variational autoencoder: q(z | x) diagonal normal, p(x | z) Bernoulli.
+    """A variational autoencoder: q(z | x) diagonal normal, p(x | z) pixel by pixel.
 
     `fit`, `evaluate` and `predict` take NumPy arrays (uint8 0..255 or floats in [0, 1], with or
     without a channel axis), `(x, y)` pairs whose y is ignored, or a `tf.data.Dataset` of batches.
     The logs are `elbo`, `log_likelihood` and `kl` in nats per image, higher `elbo` is better, and
-    `loss`, what the optimizer minimises: exact means over the examples seen.
+    `loss`, what the optimizer minimises: exact means over the examples seen. An objective that
+    weighs the KL adds its `kl_weight`; `evaluate` measures the `loss` with the final one.
 
     Args:
         encoder: Keras layer or model, images [N, H, W, C] to [N, 2 * latent_dim]: the posterior's
@@ -82,13 +83,17 @@ class VAE(keras.Model):
         prior: p(z), `priors.StandardNormal()` or `priors.AutoregressiveFlow()`.
             Default `priors.StandardNormal()`.
         objective: what training maximises. Default `objectives.ELBO()`.
-        binarization: how `fit` and `evaluate` make the pixels binary, as the Bernoulli needs:
-            "dynamic" (a fresh draw at every step), "threshold" or "none". Default "dynamic".
+        likelihood: p(x | z). Default `distributions.Bernoulli()`, of binary images;
+            `distributions.ContinuousBernoulli()` is that of grey ones.
+        binarization: how `fit` and `evaluate` make the pixels binary: "dynamic" (a fresh draw at
+            every step), "threshold" or "none". A Bernoulli takes all of them, "none" for images
+            that are binary already: of grey ones it has no probability, and nats without meaning.
+            Grey images' likelihood takes "none" alone. Default "dynamic", or "none" for that.
         seed: of all noise, integer in [0, 2^31). Default 0.
 
     Raises:
-        checks.InputError: for parts that are no layers, an unknown binarization or a seed out of
-            range.
+        checks.InputError: for parts that are no layers, an unknown binarization or one that does
+            not go with the likelihood, or a seed out of range.
 
     Example:
         >>> vae = VAE()
@@ -106,8 +111,9 @@ class VAE(keras.Model):
         decoder: keras.layers.Layer | None = None,
         prior: priors.StandardNormal | priors.AutoregressiveFlow | None = None,
         objective: ELBO | IWAE | None = None,
-        binarization: str = "dynamic",
+        binarization: str | None = None,
         seed: int = 0,
+        likelihood: distributions.Bernoulli | distributions.ContinuousBernoulli | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -115,12 +121,13 @@ class VAE(keras.Model):
         self.decoder = _part("decoder", MLPDecoder() if decoder is None else decoder)
         self.prior = priors.StandardNormal() if prior is None else prior
         self.objective = ELBO() if objective is None else objective
-        self.binarization = checks.choice("binarization", binarization, data.BINARIZATIONS)
+        self.likelihood_part = distributions.Bernoulli() if likelihood is None else likelihood
+        self.binarization = _binarization(binarization, self.likelihood_part)
         self.seed = checks.seed(seed)
         self._trackers = {
             # Sums of 60,000 values of about -100 do not fit into float32 to six digits.
             name: replicas.GlobalMean(name=name, dtype="float64")
-            for name in (*Terms._fields, "loss")
+            for name in (*Terms._fields, "loss", *["kl_weight"] * self.objective.weighs_kl)
         }
         self._test_row = tf.Variable(0, dtype=tf.int64, trainable=False)
         # What `divergence.fault` says of the first step that went wrong, and the steps until then.
@@ -207,7 +214,7 @@ class VAE(keras.Model):
         number = tf.TensorSpec((), tf.int64)
         return _Graphs(
             encode=tf.function(self._moments, [images], autograph=False),
-            decode=tf.function(self._probabilities, [latents], autograph=False),
+            decode=tf.function(self._means, [latents], autograph=False),
             prior=tf.function(self.prior.transform, [latents], autograph=False),
             reconstruct=tf.function(self.call, [images], autograph=False),
             terms=tf.function(self._terms, [images, number, number], autograph=False),
@@ -228,6 +235,7 @@ class VAE(keras.Model):
             "decoder": self.decoder,
             "prior": self.prior,
             "objective": self.objective,
+            "likelihood": self.likelihood_part,
         }
         serialized = {
             name: keras.saving.serialize_keras_object(part) for name, part in parts.items()
@@ -239,7 +247,8 @@ class VAE(keras.Model):
     def from_config(cls, config: dict[str, Any]) -> VAE:
         parts = {
             name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("encoder", "decoder", "prior", "objective")
+            for name in ("encoder", "decoder", "prior", "objective", "likelihood")
+            if name in config  # the first files had no likelihood yet
         }
         return cls(**(config | parts))
 
@@ -257,10 +266,14 @@ class VAE(keras.Model):
         """Returns p(x | z) for latents [..., latent_dim], as a TFP distribution."""
         logits = self.decoder(tf.reshape(latents, [-1, self.latent_dim]), training=training)
         shape = tf.concat([tf.shape(latents)[:-1], self.image_shape], axis=0)
-        return distributions.likelihood(tf.reshape(logits, shape))
+        return self.likelihood_part.distribution(tf.reshape(logits, shape))
 
     def bound(
-        self, images: tf.Tensor, noise: tf.Tensor, training: bool = False
+        self,
+        images: tf.Tensor,
+        noise: tf.Tensor,
+        training: bool = False,
+        step: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, Terms]:
         """Returns the objective [N] and its `Terms` for float images.
 
@@ -268,20 +281,27 @@ class VAE(keras.Model):
             images: [N, H, W, C] as the likelihood sees them.
             noise: standard normal [N, objective.noise_size(latent_dim)].
             training: whether the networks train. Default False.
+            step: of the optimizer, for an objective that changes on the way, or None after all of
+                them. Default None.
         """
-        return self._bound(self.objective, images, noise, training)
+        return self._bound(self.objective, images, noise, training, step)
 
     def terms(self, images: tf.Tensor, noise: tf.Tensor) -> Terms:
         """Returns the ELBO's `Terms` [N], whatever the objective, for noise [N, latent_dim]."""
         return self._bound(ELBO(), images, noise, training=False)[1]
 
     def _bound(
-        self, objective: ELBO | IWAE, images: tf.Tensor, noise: tf.Tensor, training: bool
+        self,
+        objective: ELBO | IWAE,
+        images: tf.Tensor,
+        noise: tf.Tensor,
+        training: bool,
+        step: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, Terms]:
         posterior = self.posterior(images, training)
         prior = self.prior.distribution(self.latent_dim)
         decode = functools.partial(self.likelihood, training=training)
-        return objective(images, posterior, prior, decode, noise)
+        return objective(images, posterior, prior, decode, noise, step)
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Reconstructs images through the posterior mean: no noise, the same answer each time.
@@ -290,13 +310,13 @@ class VAE(keras.Model):
             images: [N, H, W, C], uint8 0..255 or float in [0, 1].
 
         Returns:
-            Pixel probabilities, float32 [N, H, W, C].
+            Pixel means, float32 [N, H, W, C]: of a Bernoulli they are the probabilities of 1.
         """
         posterior = self.posterior(self.pixels(images))
-        return self._probabilities(posterior.distribution.loc)
+        return self._means(posterior.distribution.loc)
 
-    def _probabilities(self, latents: tf.Tensor) -> tf.Tensor:
-        return tf.sigmoid(tf.cast(self.decoder(latents), tf.float32))
+    def _means(self, latents: tf.Tensor) -> tf.Tensor:
+        return self.likelihood(latents).mean()
 
     def _moments(self, images: tf.Tensor) -> Posterior:
         normal = self.posterior(images).distribution
@@ -327,12 +347,12 @@ class VAE(keras.Model):
         return Posterior(*_in_blocks(lambda rows: self._graphs.encode(self.pixels(rows)), images))
 
     def decode(self, latents: Any) -> np.ndarray:
-        """Returns pixel probabilities [N, H, W, C] for latents [N, latent_dim]."""
+        """Returns pixel means [N, H, W, C] for latents [N, latent_dim]."""
         self._require_built("decode")
         return _in_blocks(self._graphs.decode, checks.latents(latents, self.latent_dim))
 
     def reconstruct(self, x: Any) -> np.ndarray:
-        """Returns pixel probabilities [N, H, W, C] through the posterior mean of each image."""
+        """Returns pixel means [N, H, W, C] through the posterior mean of each image."""
         images = self._images(x)
         return _in_blocks(lambda rows: self._graphs.reconstruct(self.pixels(rows)), images)
 
@@ -365,7 +385,7 @@ class VAE(keras.Model):
             seed: integer in [0, 2^31). Default 0.
 
         Returns:
-            Pixel probabilities, float32 [n, H, W, C].
+            Pixel means, float32 [n, H, W, C].
         """
         self._require_built("sample")
         checks.memory("n", checks.whole_number("n", n, 1), self._image_bytes())
@@ -380,7 +400,7 @@ class VAE(keras.Model):
             steps: points on each line, both ends included, >= 2. Default 11.
 
         Returns:
-            Pixel probabilities, float32 [N, steps, H, W, C].
+            Pixel means, float32 [N, steps, H, W, C].
         """
         a, b = self._images(a, "a"), self._images(b, "b")
         if len(a) != len(b):
@@ -610,29 +630,34 @@ class VAE(keras.Model):
         """One batch, inside the compiled kernel.
 
         Returns:
-            float64 [6]: the weighted sums of the terms and the loss, the sum of weights, and
+            float64 [2 + len(metrics)]: the metrics' weighted sums, the sum of weights, and
             `divergence.fault`.
         """
         total_weight = tf.reduce_sum(weights)
         with tf.GradientTape() as tape:
-            objective, sums = self._weighted_sums(images, weights, draws, training)
+            objective, sums, kl_weights = self._weighted_sums(images, weights, draws, training)
             loss = -tf.math.divide_no_nan(objective, total_weight)
         gradients = []
         if training:
             gradients = tape.gradient(loss, self.trainable_variables)
             self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
         fault = divergence.fault([sums.kl, sums.log_likelihood, sums.elbo, loss], gradients)
-        totals = [*sums, loss * total_weight, total_weight, tf.cast(fault, tf.float32)]
-        return tf.cast(tf.stack(totals), tf.float64)
+        totals = [*sums, loss * total_weight, *kl_weights, total_weight, fault]
+        return tf.stack([tf.cast(total, tf.float64) for total in totals])
 
     def _weighted_sums(
         self, images: tf.Tensor, weights: tf.Tensor, draws: _Draws, training: bool
-    ) -> tuple[tf.Tensor, Terms]:
-        """The weighted sums over a batch: of the objective, and of the terms to report."""
+    ) -> tuple[tf.Tensor, Terms, list[tf.Tensor]]:
+        """The weighted sums over a batch: of the objective, of the terms to report, and of the
+        KL's weight where it is reported."""
         x = data.to_pixels(images, draws.bits, self.binarization)
-        objective, terms = self.bound(x, draws.noise, training)
+        step = tf.convert_to_tensor(self.optimizer.iterations) if training else None
+        objective, terms = self.bound(x, draws.noise, training, step)
         sums = Terms(*(tf.reduce_sum(weights * tf.stop_gradient(term)) for term in terms))
-        return tf.reduce_sum(weights * objective), sums
+        kl_weights = []
+        if self.objective.weighs_kl:
+            kl_weights = [tf.reduce_sum(weights) * self.objective.kl_weight(step)]
+        return tf.reduce_sum(weights * objective), sums, kl_weights
 
     def _many_steps(self, stack: data.Stack, draws: _Draws, training: bool) -> tf.Tensor:
         """The batches of a stack one after the other, inside one compiled kernel."""
@@ -877,7 +902,7 @@ class VAE(keras.Model):
         return super().evaluate(dataset, **arguments)
 
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> np.ndarray:
-        """Returns pixel probabilities [N, H, W, C] through the posterior mean, as `call` does."""
+        """Returns pixel means [N, H, W, C] through the posterior mean, as `call` does."""
         if _is_pipeline(x):
             self._require_pipeline(x, batch_size)
         else:
@@ -978,6 +1003,19 @@ def _part(name: str, part: Any) -> keras.layers.Layer:
             f"the {name} must be a Keras layer or model. Received: {part!r}. Pass an instance."
         )
     return part
+
+
+def _binarization(mode: str | None, likelihood: Any) -> str:
+    """The mode, or the likelihood's own where none is given."""
+    if mode is None:
+        return "none" if likelihood.takes_grey else "dynamic"
+    checks.choice("binarization", mode, data.BINARIZATIONS)
+    if likelihood.takes_grey and mode != "none":
+        raise checks.InputError(
+            f"a {type(likelihood).__name__} takes grey pixels. Received: binarization {mode!r}. "
+            "Leave the binarization out, or the likelihood."
+        )
+    return mode
 
 
 def _as_images(images: Any) -> tf.Tensor:

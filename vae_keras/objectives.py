@@ -25,12 +25,39 @@ class Terms(NamedTuple):
 class ELBO:
     """The evidence lower bound: E_q[log p(x | z)] - KL(q(z | x) || p(z)).
 
+    What training maximises may weigh the KL by another number than 1; the `elbo` that is reported
+    never does. A `beta` above 1 buys a low rate with distortion, one below 1 the other way round; a
+    warm-up lets the decoder learn before the KL switches latent dimensions off.
+
+    Args:
+        beta: the KL's weight, > 0. Default 1.0.
+        warmup_steps: optimizer steps over which the weight rises linearly from 0 to beta, >= 0.
+            Default 0.
+
     Example:
-        >>> vae = VAE(MLPEncoder(), MLPDecoder(), objective=ELBO())
+        >>> vae = VAE(MLPEncoder(), MLPDecoder(), objective=ELBO(beta=4.0, warmup_steps=1000))
 
     References:
         Kingma & Welling 2014, "Auto-encoding variational Bayes", equations 3 and 7.
+        Higgins et al. 2017, "beta-VAE: learning basic visual concepts with a constrained
+        variational framework", equation 4.
+        Sønderby et al. 2016, "Ladder variational autoencoders", section 2.3 on the warm-up.
     """
+
+    def __init__(self, beta: float = 1.0, warmup_steps: int = 0) -> None:
+        self.beta = checks.positive("beta", beta)
+        self.warmup_steps = checks.whole_number("warmup_steps", warmup_steps, 0)
+
+    @property
+    def weighs_kl(self) -> bool:
+        """Whether the KL's weight is ever another number than 1."""
+        return self.beta != 1.0 or self.warmup_steps > 0
+
+    def kl_weight(self, step: tf.Tensor | None) -> float | tf.Tensor:
+        """Returns the KL's weight at an optimizer step from 0 on, or beta for None."""
+        if step is None or not self.warmup_steps:
+            return self.beta
+        return self.beta * tf.minimum(tf.cast(step, tf.float32) / self.warmup_steps, 1.0)
 
     def noise_size(self, latent_dim: int) -> int:
         """How many standard normal numbers an example needs."""
@@ -43,6 +70,7 @@ class ELBO:
         prior: tfd.Distribution,
         decode: Callable[[tf.Tensor], tfd.Distribution],
         noise: tf.Tensor,
+        step: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, Terms]:
         """Estimates the bound with one draw from the posterior for each row of `noise`.
 
@@ -52,6 +80,7 @@ class ELBO:
             prior: p(z).
             decode: latents [..., latent_dim] to p(x | z).
             noise: standard normal [N, latent_dim].
+            step: of the optimizer, integer [], or None after all of them. Default None.
 
         Returns:
             What to maximise, [N], and the `Terms` to report.
@@ -59,11 +88,11 @@ class ELBO:
         z = reparameterize(posterior, noise)  # [N, latent_dim]
         log_likelihood = decode(z).log_prob(x)  # [N]
         kl = kl_divergence(posterior, prior, z)  # [N]
-        elbo = log_likelihood - kl
-        return elbo, Terms(elbo, log_likelihood, kl)
+        weighted = log_likelihood - self.kl_weight(step) * kl
+        return weighted, Terms(log_likelihood - kl, log_likelihood, kl)
 
     def get_config(self) -> dict[str, Any]:
-        return {}
+        return {"beta": self.beta, "warmup_steps": self.warmup_steps}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ELBO:
@@ -96,6 +125,8 @@ class IWAE:
         models", on systematic resampling.
     """
 
+    weighs_kl = False
+
     def __init__(self, num_samples: int = 50, num_resampled: int | None = None) -> None:
         self.num_samples = checks.whole_number("num_samples", num_samples, 1)
         if num_resampled is not None:
@@ -113,12 +144,14 @@ class IWAE:
         prior: tfd.Distribution,
         decode: Callable[[tf.Tensor], tfd.Distribution],
         noise: tf.Tensor,
+        step: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, Terms]:
         """Estimates the bound; arguments as in `ELBO`, but for the noise.
 
         Args:
             x, posterior, prior, decode: as in `ELBO.__call__`.
             noise: standard normal [N, noise_size].
+            step: not asked for; every step has the same bound.
 
         Returns:
             The bound, [N], and the `Terms` of the ELBO, means over the same draws.

@@ -11,13 +11,14 @@ from typing import Any
 
 from vae_keras import checks, files
 
+LIKELIHOODS = ("Bernoulli", "ContinuousBernoulli")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("float32", "mixed_bfloat16")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A class of `networks`, `priors`, `objectives` or `optimizers`, by its name.
+    """A class of `networks`, `priors`, `objectives`, `distributions` or `optimizers`, by name.
 
     Attributes:
         name: of the class.
@@ -40,11 +41,12 @@ class Recipe:
         learning_rate: the optimizer's, at its highest.
         prior: p(z). Default N(0, I).
         objective: what training maximises. Default the ELBO.
+        likelihood: of the pixels; it goes with the binarization. Default the Bernoulli.
         optimizer: what takes the steps. Default Adam.
         precision: the networks' Keras dtype policy while they train; what is saved computes in
             float32. Default "float32".
-        start_from: the preset whose networks' weights training starts from, or "" for fresh ones.
-            Default "".
+        start_from: the preset whose networks' weights training starts from, or "" for fresh ones,
+            as for all other data than the preset's own. Default "".
         schedule: "cosine" falls to 0 with the last step, "constant" stays. Default "cosine".
         warmup_steps: steps of linear rise before. Default 0.
         binarization: "dynamic", "threshold" or "none". Default "dynamic".
@@ -63,6 +65,7 @@ class Recipe:
     learning_rate: float
     prior: Part = dataclasses.field(default_factory=lambda: Part("StandardNormal"))
     objective: Part = dataclasses.field(default_factory=lambda: Part("ELBO"))
+    likelihood: Part = dataclasses.field(default_factory=lambda: Part("Bernoulli"))
     optimizer: Part = dataclasses.field(default_factory=lambda: Part("Adam"))
     precision: str = "float32"
     start_from: str = ""
@@ -90,7 +93,7 @@ class Recipe:
             raise checks.InputError(f"a recipe has no field {unknown[0]!r}. Received: {unknown}.")
         values = dict(values)
         try:
-            for part in ("encoder", "decoder", "prior", "objective", "optimizer"):
+            for part in ("encoder", "decoder", "prior", "objective", "likelihood", "optimizer"):
                 if part in values:
                     values[part] = Part(**values[part])
             return cls(**values)

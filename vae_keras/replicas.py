@@ -90,9 +90,9 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
     def sums(images: tf.Tensor, weights: tf.Tensor, draws: Any) -> tf.Tensor:
         """A replica's sums, flat: the terms, the loss, the weights, and the gradient."""
         with tf.GradientTape() as tape:
-            objective, terms = model._weighted_sums(images, weights, draws, training)
+            objective, terms, kl_weights = model._weighted_sums(images, weights, draws, training)
             loss = -objective
-        parts = [tf.stack([*terms, loss, tf.reduce_sum(weights)])]
+        parts = [tf.stack([*terms, loss, *kl_weights, tf.reduce_sum(weights)])]
         if training:
             variables = model.trainable_variables
             gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
@@ -117,7 +117,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
             mine = tf.ensure_shape(mine, [message_bytes(model) // 4])
         # The one message of a step.
         stops, totals, gradient = tf.split(context.all_reduce("sum", mine), [1, num_totals, -1])
-        *sums, loss, _ = tf.unstack(totals)
+        *sums, loss = tf.unstack(totals)[: len(Terms._fields) + 1]
         sums = Terms(*sums)
         fault = divergence.fault([sums.kl, sums.log_likelihood, sums.elbo, loss], [gradient])
         if training:

@@ -24,6 +24,7 @@ from vae_keras import (
     cluster,
     data,
     datasets,
+    distributions,
     divergence,
     evaluation,
     export,
@@ -53,7 +54,9 @@ class TrainConfig:
 
     Attributes:
         preset: name of a recipe in the zoo. Default "mlp_mnist".
-        epochs, batch_size, learning_rate, seed, validation, binarization: in the recipe's place.
+        epochs, batch_size, learning_rate, seed, validation: in the recipe's place.
+        binarization: in the recipe's place, with its likelihood: a `ContinuousBernoulli` for
+            "none", else a `Bernoulli`.
         workdir: the run folder. Default `runs/<preset>`, or `runs/<preset>-<data>` for other data
             than the preset's.
         data: a name in `datasets.KNOWN`, or a path as `own_images.load` takes it; batch size and
@@ -89,6 +92,9 @@ class TrainConfig:
             for field in dataclasses.fields(recipe)
             if getattr(self, field.name, None) is not None
         }
+        if self.binarization is not None:
+            kind = "ContinuousBernoulli" if self.binarization == "none" else "Bernoulli"
+            given["likelihood"] = presets.Part(kind)
         recipe = dataclasses.replace(recipe, **given)
         checks.whole_number("epochs", recipe.epochs, 1, checkpoints.MAX_EPOCHS)
         checks.whole_number("batch_size", recipe.batch_size, 1)
@@ -96,6 +102,7 @@ class TrainConfig:
         checks.seed(recipe.seed)
         checks.whole_number("validation", recipe.validation, 0)
         checks.choice("binarization", recipe.binarization, data.BINARIZATIONS)
+        checks.choice("likelihood", recipe.likelihood.name, presets.LIKELIHOODS)
         checks.choice("schedule", recipe.schedule, presets.SCHEDULES)
         checks.choice("precision", recipe.precision, presets.PRECISIONS)
         return recipe
@@ -145,8 +152,10 @@ def train(config: TrainConfig) -> Path:
         if _is_complete(team, folder, wanted, config.overwrite):
             return folder
         _check_sizes(recipe, len(images.x_train))
+        if recipe.likelihood.name == "ContinuousBernoulli":
+            checks.grey(images.x_train)
         if team.is_chief:
-            _announce(recipe, dataset)
+            _announce(recipe, config, dataset)
         team.on_chief(lambda: _claim(folder, wanted, config.overwrite))
         with team.scope():
             model = build_model(recipe, images.x_train.shape[1:], len(images.x_train))
@@ -206,7 +215,7 @@ def build_model(recipe: presets.Recipe, image_shape: tuple[int, ...], num_images
     """Builds and compiles a recipe's model for images of one shape.
 
     Args:
-        recipe: what to build.
+        recipe: what to build; its `start_from` names a model of the same parts and shape.
         image_shape: (H, W, C).
         num_images: of training and validation data together; sets the schedule's length.
 
@@ -233,6 +242,7 @@ def _network(recipe: presets.Recipe, image_shape: tuple[int, ...], precision: st
         _part(networks, recipe.decoder, **given, image_shape=image_shape),
         prior=_part(priors, recipe.prior),
         objective=_part(objectives, recipe.objective),
+        likelihood=_part(distributions, recipe.likelihood),
         binarization=recipe.binarization,
         seed=recipe.seed,
     )
@@ -300,6 +310,7 @@ def _sized(
     recipe = dataclasses.replace(
         recipe,
         data=dataset.name,
+        start_from="",  # those weights are for the preset's data, and for its shape alone
         description=f"The networks of {config.preset}, trained on {dataset.name}",
     )
     if not dataset.own:
@@ -314,10 +325,13 @@ def _sized(
     return dataclasses.replace(recipe, validation=held, batch_size=batch)
 
 
-def _announce(recipe: presets.Recipe, dataset: datasets.DataSet) -> None:
+def _announce(recipe: presets.Recipe, config: TrainConfig, dataset: datasets.DataSet) -> None:
     """Says what was found and what is done with it."""
     kept = len(dataset.images.x_train) - recipe.validation
     print("\n".join(datasets.describe(dataset)))
+    start = config.recipe().start_from
+    if start != recipe.start_from:
+        print(f"Starting from fresh weights: those of {start} are for other data.")
     print(
         f"Training on {kept:,} images, {recipe.validation:,} held out for validation: "
         f"{recipe.epochs:,} epochs of {-(-kept // recipe.batch_size):,} steps, "
@@ -367,7 +381,9 @@ def _held(folder: Path) -> dict[str, Any] | None:
     held = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(held, dict):
         raise ValueError("its config.json is no JSON object")
-    return held
+    # A run of an earlier version ran with the defaults of the fields that came since.
+    defaults = presets.Recipe("", presets.Part(""), presets.Part(""), 0, 0, 0.0).to_dict()
+    return defaults | held
 
 
 def _unusable(folder: Path, error: Exception) -> checks.InputError:

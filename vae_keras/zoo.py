@@ -94,16 +94,16 @@ def golden(model: VAE, images: np.ndarray) -> dict[str, np.ndarray]:
     Returns:
         Name to array: images, loc, scale, reconstructions, elbo, samples, interpolations.
     """
-    binary = data.binarize(images, GOLDEN_SEED)
-    loc, scale = model.encode(binary)
+    seen = data.binarize(images, GOLDEN_SEED, model.binarization)
+    loc, scale = model.encode(seen)
     return {
         "images": images,
         "loc": loc,
         "scale": scale,
-        "reconstructions": model.reconstruct(binary),
-        "elbo": model.elbo(binary, GOLDEN_SEED).elbo,
+        "reconstructions": model.reconstruct(seen),
+        "elbo": model.elbo(seen, GOLDEN_SEED).elbo,
         "samples": model.sample(4, GOLDEN_SEED),
-        "interpolations": model.interpolate(binary[:1], binary[1:2], 5),
+        "interpolations": model.interpolate(seen[:1], seen[1:2], 5),
     }
 
 

@@ -123,7 +123,7 @@ def bernoulli(workload: Workload, gate: Gate) -> None:
         given = logits[index]
         with tf.GradientTape() as tape:
             tape.watch(given)
-            total = tf.reduce_sum(distributions.likelihood(given).log_prob(x[index]))
+            total = tf.reduce_sum(distributions.Bernoulli().distribution(given).log_prob(x[index]))
         return tape.gradient(total, given)
 
     _repeat(_loop(step, shape), workload, gate)
