@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import small_vae
-from vae_keras import callbacks, checkpoints, checks
+from vae_keras import ConvDecoder, ConvEncoder, callbacks, checkpoints, checks
+from vae_keras.objectives import IWAE
 
 
 def progress(epoch=1, step=0):
@@ -179,8 +180,20 @@ def test_no_kill_within_a_save_is_taken_for_damage(tmp_path, monkeypatch, saves,
     assert state in ([None, progress(1)] if saves == 1 else [progress(saves - 1), progress(saves)])
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 7, 9, 10])
-def test_a_stopped_run_goes_on_bit_for_bit(digits, tmp_path, stop_after):
+def convolutions():
+    return {
+        "encoder": ConvEncoder(latent_dim=2, widths=(3,)),
+        "decoder": ConvDecoder(image_shape=(6, 6, 1), widths=(3,)),
+        "objective": IWAE(num_samples=3, num_resampled=2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("stop_after", "parts", "xla"),
+    [(stop, dict, False) for stop in (1, 4, 7, 9, 10)]
+    + [(4, dict, True), (4, convolutions, False)],
+)
+def test_a_stopped_run_goes_on_bit_for_bit(digits, tmp_path, stop_after, parts, xla):
     """Stops after some compiled call, mid-epoch or at an epoch's end, and resumes elsewhere."""
 
     def run(vae, folder, should_stop=lambda: False):
@@ -204,8 +217,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(digits, tmp_path, stop_after):
         return writer.rows
 
     def fresh(seed):
-        vae = small_vae(seed=0)
-        vae.compile(keras.optimizers.Adam(0.01), steps_per_execution=2, jit_compile=False)
+        vae = small_vae(**parts())
+        vae.compile(keras.optimizers.Adam(0.01), steps_per_execution=2, jit_compile=xla)
         vae.optimizer.build(vae.trainable_variables)
         if seed:
             vae.set_weights([w + 1.0 for w in vae.get_weights()])

@@ -1,5 +1,7 @@
 """A number that is not finite ends training at its step, by name, and is never saved."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ MODES = {
     "stack": {"jit_compile": False, "steps_per_execution": 4},
     "one by one": {"jit_compile": False, "steps_per_execution": 1},
     "eager": {"run_eagerly": True},
+    "mirrored": {"jit_compile": False, "strategy": True},
 }
 BAD_STEP = 5  # the second batch of the second compiled call
 
@@ -50,9 +53,15 @@ class Poisoned(objectives.ELBO):
         return objective, objectives.Terms(elbo, log_likelihood, kl)
 
 
-def poisoned(place, value=np.nan, **options):
-    vae = small_vae(objective=Poisoned(place, value))
-    vae.compile(keras.optimizers.Adam(0.01), **options)
+def poisoned(place, value=np.nan, strategy=False, parts=dict, **options):
+    scope = contextlib.nullcontext()
+    if strategy:
+        one = tf.distribute.ReductionToOneDevice()
+        scope = tf.distribute.MirroredStrategy(["CPU:0"], one).scope()
+    with scope:
+        vae = small_vae(objective=Poisoned(place, value), **parts())
+        vae.compile(keras.optimizers.Adam(0.01), **options)
+        vae.optimizer.build(vae.trainable_variables)
     return vae
 
 
@@ -66,7 +75,21 @@ def test_the_step_and_the_place_are_named_and_no_later_step_is_taken(digits, mod
     with pytest.raises(Diverged) as caught:
         vae.fit(digits, batch_size=6, epochs=3, verbose=0)
     assert (caught.value.step, caught.value.place) == (BAD_STEP, place)
-    assert int(vae.optimizer.iterations) == BAD_STEP + 1
+    assert vae.optimizer.iterations.numpy() == BAD_STEP + 1
+
+
+def without_biases():
+    layers = [keras.layers.Flatten(), keras.layers.Dense(6, use_bias=False)]
+    encoder = keras.Sequential([keras.Input((6, 6, 1)), *layers])
+    layers = [keras.layers.Dense(36, use_bias=False), keras.layers.Reshape((6, 6, 1))]
+    return {"encoder": encoder, "decoder": keras.Sequential([keras.Input((3,)), *layers])}
+
+
+def test_a_bad_gradient_of_a_network_without_biases_is_found_at_its_step(digits):
+    vae = poisoned("gradient", parts=without_biases, jit_compile=False)
+    with pytest.raises(Diverged) as caught:
+        vae.fit(digits, batch_size=6, epochs=3, verbose=0)
+    assert (caught.value.step, caught.value.place) == (BAD_STEP, "gradient")
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])

@@ -35,13 +35,14 @@ def fault(sums: Sequence[tf.Tensor], gradients: Iterable[tf.Tensor]) -> tf.Tenso
     Args:
         sums: scalars in the order of `PLACES`: KL, log-likelihood, ELBO, loss.
         gradients: of the loss. Only the vectors among them are read, biases as a rule: a bad
-            number on its way back passes through them, and they are few.
+            number on its way back passes through them, and they are few. Without any, all are.
 
     Returns:
         int32 []: 0, or 1 + the index in `PLACES` of the first number that is not finite.
     """
-    vectors = [part for part in gradients if part is not None and part.shape.rank <= 1]
-    numbers = [*sums, sum((tf.cast(tf.reduce_sum(part), tf.float32) for part in vectors), 0.0)]
+    parts = [part for part in gradients if part is not None]
+    parts = [part for part in parts if part.shape.rank <= 1] or parts
+    numbers = [*sums, sum((tf.cast(tf.reduce_sum(part), tf.float32) for part in parts), 0.0)]
     bad = tf.cast([~tf.math.is_finite(number) for number in numbers], tf.int32)
     return tf.reduce_max(bad) * (1 + tf.argmax(bad, output_type=tf.int32))
 
