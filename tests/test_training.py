@@ -239,7 +239,10 @@ def test_help_is_short(capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--preset", "nonsense"], "preset must be one of: iwae_mnist, mlp_fashion_mnist"),
+        (
+            ["--preset", "nonsense"],
+            f"preset must be one of: {', '.join(presets.names())}. Received",
+        ),
         (["--epochs", "0"], "epochs must be a whole number from 1 to 99999"),
         (["--batch-size", "0"], "batch_size must be a whole number >= 1"),
         (["--batch-size", "1001", "--validation", "200"], "batch_size must not exceed"),
