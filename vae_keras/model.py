@@ -124,10 +124,11 @@ class VAE(keras.Model):
         self.likelihood_part = distributions.Bernoulli() if likelihood is None else likelihood
         self.binarization = _binarization(binarization, self.likelihood_part)
         self.seed = checks.seed(seed)
+        weight = ("kl_weight",) if self.objective.weighs_kl else ()
         self._trackers = {
             # Sums of 60,000 values of about -100 do not fit into float32 to six digits.
             name: replicas.GlobalMean(name=name, dtype="float64")
-            for name in (*Terms._fields, "loss", *["kl_weight"] * self.objective.weighs_kl)
+            for name in (*Terms._fields, "loss", *weight)
         }
         self._test_row = tf.Variable(0, dtype=tf.int64, trainable=False)
         # What `divergence.fault` says of the first step that went wrong, and the steps until then.
