@@ -10,7 +10,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--preset", default="mlp_mnist", help="what to train (default: mlp_mnist)")
     parser.add_argument("--epochs", type=int, help="passes over the data")
     parser.add_argument("--batch-size", type=int, help="images a step")
-    parser.add_argument("--learning-rate", type=float, help="the optimizer's, at its highest")
+    parser.add_argument(
+        "--learning-rate", type=float, metavar="RATE", help="the optimizer's, at its highest"
+    )
     parser.add_argument("--seed", type=int, help="of weights, order and noise")
     parser.add_argument("--workdir", help="the run folder (default: runs/PRESET[-DATA])")
     parser.add_argument(
@@ -21,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--binarization",
         choices=("dynamic", "none", "threshold"),
-        help="how pixels become binary; none: a density of grey ones, the continuous Bernoulli",
+        help="how pixels become binary, or none for grey ones",
     )
     parser.add_argument("--strategy", default="none", help="none, mirrored or multi_worker")
     parser.add_argument("--overwrite", action="store_true", help="empty a folder of another run")

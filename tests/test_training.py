@@ -279,6 +279,14 @@ def test_another_configuration_asks_for_overwrite(run, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
 
+def test_other_words_about_a_preset_make_no_other_run(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"description": "Another sentence"}))
+    training.train(config(tmp_path / "run"))
+    assert "is complete" in capsys.readouterr().out
+
+
 def test_overwrite_empties_the_run_and_nothing_else(tmp_path, capsys):
     folder = tmp_path / "run"
     training.train(config(folder, epochs=1))

@@ -134,7 +134,7 @@ def card(
     if bounds:
         lines.append(f"The bound on -log p(x) tightens with the samples: {bounds}.\n")
     lines += [
-        f"No choice was made on the test set: {recipe.choices or data.choices}. A run reads the "
+        f"No choice was made on the test set: {recipe.choices}. A run reads the "
         "test set after its last epoch.\n",
         "## Training\n",
         f"{recipe.epochs:,} epochs on {trained_on}{origin}; objective "

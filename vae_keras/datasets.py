@@ -84,14 +84,12 @@ class Known:
     Attributes:
         title: its name in print.
         subject: what its images show.
-        choices: how the presets' recipes were chosen on it, a sentence for their cards.
         sha256: of the original uncompressed IDX files, headers included.
         classes: names of the labels 0, 1, ..., or none where the numbers are the names.
     """
 
     title: str
     subject: str
-    choices: str
     sha256: Mapping[str, str]
     classes: tuple[str, ...] = ()
 
@@ -100,8 +98,6 @@ KNOWN = {
     "mnist": Known(
         title="MNIST",
         subject="handwritten digits",
-        choices="activation and learning rate were compared with the last 10,000 training images "
-        "held out",
         sha256={
             "x_train": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
             "y_train": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -112,8 +108,6 @@ KNOWN = {
     "fashion_mnist": Known(
         title="Fashion-MNIST",
         subject="articles of clothing",
-        choices="the learning rate was compared with the last 10,000 training images held out, "
-        "and the networks are those of mlp_mnist",
         sha256={
             "x_train": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
             "y_train": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",

@@ -13,6 +13,7 @@ from vae_keras import checks, files
 
 LIKELIHOODS = ("Bernoulli", "ContinuousBernoulli")
 SCHEDULES = ("cosine", "constant")
+TEXTS = ("description", "choices")  # fields for people: they change no run
 PRECISIONS = ("float32", "mixed_bfloat16")
 
 
@@ -54,7 +55,7 @@ class Recipe:
         seed: of weights, order and noise. Default 0.
         data: name of the data set. Default "mnist".
         choices: how the recipe was chosen and what else was tried, sentences for its card without
-            the last full stop, or "" for those of the data set. Default "".
+            the last full stop. Default "", for recipes without a card.
     """
 
     description: str

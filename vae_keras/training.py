@@ -311,6 +311,7 @@ def _sized(
         recipe,
         data=dataset.name,
         start_from="",  # those weights are for the preset's data, and for its shape alone
+        choices="",
         description=f"The networks of {config.preset}, trained on {dataset.name}",
     )
     if not dataset.own:
@@ -353,8 +354,10 @@ def _check_folder(folder: Path, wanted: dict[str, Any], overwrite: bool) -> None
             f"a new run needs an empty folder. Received: {folder}, which holds other files. "
             "Name another --workdir."
         )
-    if held is not None and held != wanted and not overwrite:
-        changed = sorted(name for name in {*held, *wanted} if held.get(name) != wanted.get(name))
+    held = wanted if held is None else held
+    changed = {name for name in {*held, *wanted} if held.get(name) != wanted.get(name)}
+    changed = sorted(changed.difference(presets.TEXTS))
+    if changed and not overwrite:
         raise checks.InputError(
             f"a run folder holds one configuration. Received: {folder}, which holds another "
             f"{', '.join(changed)}. Pass --overwrite, or another --workdir."

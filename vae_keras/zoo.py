@@ -54,7 +54,7 @@ def publish(run: Path, num_samples: int = 5000) -> Path:
         ) from error
     recipe = presets.load_recipe(name)
     followed = presets.Recipe.from_dict({key: config[key] for key in config if key != "preset"})
-    texts = {"description": recipe.description, "choices": recipe.choices}
+    texts = {name: getattr(recipe, name) for name in presets.TEXTS}
     if dataclasses.replace(followed, **texts) != recipe:
         raise checks.InputError(
             f"a published run follows its preset's recipe. Received: {run}, which differs from "
