@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras.optimizers import Adam
 
+from vae_keras import checks
+
 __all__ = ["Adam", "Muon"]
 
 
@@ -25,6 +27,9 @@ class Muon(keras.optimizers.Muon):
         adam_weight_decay: of all else. Default None.
         **kwargs: as in `keras.optimizers.Muon`.
 
+    Raises:
+        checks.InputError: with a Keras before 3.13, whose Muon takes steps of another length.
+
     Example:
         >>> vae = VAE(ConvEncoder(), ConvDecoder())
         >>> vae.compile(optimizers.Muon(4e-3))
@@ -41,6 +46,11 @@ class Muon(keras.optimizers.Muon):
         adam_weight_decay: float | None = None,
         **kwargs: Any,
     ) -> None:
+        if not hasattr(keras.optimizers.Muon, "lr_adjust"):
+            raise checks.InputError(
+                f"Muon needs Keras 3.13 or newer. Received: Keras {keras.__version__}. "
+                "Upgrade it, which takes Python 3.11, or train with Adam."
+            )
         super().__init__(
             learning_rate, weight_decay=weight_decay, adam_weight_decay=adam_weight_decay, **kwargs
         )
