@@ -189,11 +189,13 @@ def convolutions():
 
 
 @pytest.mark.parametrize(
-    ("stop_after", "parts", "xla"),
-    [(stop, dict, False) for stop in (1, 4, 7, 9, 10)]
-    + [(4, dict, True), (4, convolutions, False)],
+    ("stop_after", "parts", "xla", "steps"),
+    [(stop, dict, False, (2, 2)) for stop in (1, 4, 7, 9, 10)]
+    + [(4, dict, True, (2, 2)), (4, convolutions, False, (2, 2))]
+    # As after several replicas, which take one step a call: within a stack, or just before its end.
+    + [(stop, dict, False, (1, 4)) for stop in (8, 9, 10, 11, 12)],
 )
-def test_a_stopped_run_goes_on_bit_for_bit(digits, tmp_path, stop_after, parts, xla):
+def test_a_stopped_run_goes_on_bit_for_bit(digits, tmp_path, stop_after, parts, xla, steps):
     """Stops after some compiled call, mid-epoch or at an epoch's end, and resumes elsewhere."""
 
     def run(vae, folder, should_stop=lambda: False):
@@ -216,9 +218,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(digits, tmp_path, stop_after, parts, 
         )
         return writer.rows
 
-    def fresh(seed):
+    def fresh(seed, steps=4):
         vae = small_vae(**parts())
-        vae.compile(keras.optimizers.Adam(0.01), steps_per_execution=2, jit_compile=xla)
+        vae.compile(keras.optimizers.Adam(0.01), steps_per_execution=steps, jit_compile=xla)
         vae.optimizer.build(vae.trainable_variables)
         if seed:
             vae.set_weights([w + 1.0 for w in vae.get_weights()])
@@ -231,8 +233,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(digits, tmp_path, stop_after, parts, 
     expected = run(whole, tmp_path / "whole")
     asked = iter(range(100))
     with pytest.raises(checkpoints.Stopped):
-        run(fresh(0), tmp_path / "cut", should_stop=lambda: next(asked) == stop_after)
-    resumed = fresh(1)
+        run(fresh(0, steps[0]), tmp_path / "cut", should_stop=lambda: next(asked) == stop_after)
+    resumed = fresh(1, steps[1])
     rows = run(resumed, tmp_path / "cut")
     assert figures(rows) == figures(expected)
     for a, b in zip(variables(resumed), variables(whole), strict=True):

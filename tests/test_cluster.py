@@ -216,18 +216,19 @@ def test_a_busy_port_is_named():
 
 
 class Workers:
-    """Two processes that train together, the second one with a run folder of its own."""
+    """Two processes that train together, the second one with a run folder of its own; or one."""
 
-    def __init__(self, folder, *flags):
-        self.folders = [folder, folder.with_name(f"{folder.name}-elsewhere")]
-        addresses = free_addresses(2)
+    def __init__(self, folder, *flags, count=2, seconds=0.1):
+        self.folders = [folder, folder.with_name(f"{folder.name}-elsewhere")][:count]
+        self.known = set(folder.glob("checkpoints/epoch-*.json"))
+        addresses = free_addresses(count)
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.worker_process", str(own), *flags],
                 cwd=ROOT,
                 env=os.environ
                 | {"TF_CONFIG": tf_config({"worker": addresses}, task=index)}
-                | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+                | {"TF_CPP_MIN_LOG_LEVEL": "3", "SECONDS": str(seconds)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -236,8 +237,22 @@ class Workers:
         ]
 
     def wait_for(self, text):
-        """Reads the chief's output up to a line that begins with `text`."""
-        assert any(line.startswith(text) for line in self.processes[0].stdout)
+        """Reads the chief's output up to a line that begins with `text`, and returns that line."""
+        return next(line for line in self.processes[0].stdout if line.startswith(text))
+
+    def place(self):
+        """The step of its epoch that the chief says it goes on after."""
+        return int(re.search(r"step (\d+)\.", self.wait_for("Going on after epoch"))[1])
+
+    def wait_for_a_checkpoint(self, steps):
+        """Returns as soon as the chief has written one after such a number of an epoch's steps."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            found = set(self.folders[0].glob("checkpoints/epoch-*.json")) - self.known
+            if any(int(path.stem.rpartition("-")[2]) in steps for path in found):
+                return
+            time.sleep(0.002)
+        pytest.fail("no checkpoint in the middle of an epoch")
 
     def end(self, seconds=120):
         """Waits for both: their exit codes, outputs and errors."""
@@ -248,6 +263,7 @@ class Workers:
 
 EPOCHS = ("--epochs", "6")
 SPREAD = (*EPOCHS, "--strategy", "multi_worker")
+MIDDLE = range(2, 10)  # of an epoch's 16 steps
 
 
 @pytest.fixture(scope="module")
@@ -324,24 +340,44 @@ def test_stopped_and_killed_workers_go_on_bit_for_bit(together, tmp_path):
     assert stops[0] == stops[1]
     assert len(stops[0]) == 1
 
-    workers = Workers(folder, *SPREAD)
-    workers.wait_for("Epoch: 2 ")
-    workers.processes[1].kill()
-    began = time.monotonic()
-    codes, _, errors = workers.end()
-    assert codes == [75, -signal.SIGKILL], errors
-    assert time.monotonic() - began < 60
-    message = errors[0].splitlines()[-1]
-    assert message.startswith("Error: Worker 0 lost worker 1 (127.0.0.1:")
-    assert "Start every worker again with the same command" in message
-    assert "Traceback" not in errors[0]
+    for victim in (1, 0):
+        workers = Workers(folder, *SPREAD, seconds=1e-9)  # a checkpoint after every step
+        assert workers.place() > 0 or victim == 1, "the other one was killed between epochs"
+        workers.wait_for_a_checkpoint(MIDDLE)
+        workers.processes[victim].kill()
+        began = time.monotonic()
+        codes, _, errors = workers.end()
+        assert codes[victim] == -signal.SIGKILL
+        assert codes[1 - victim] == 75, errors
+        assert time.monotonic() - began < 60
+        message = errors[1 - victim].splitlines()[-1]
+        assert message.startswith(f"Error: Worker {1 - victim} lost worker {victim} (127.0.0.1:")
+        assert "Start every worker again with the same command" in message
+        assert "Traceback" not in errors[1 - victim]
 
     workers = Workers(folder, *SPREAD)
-    codes, outputs, errors = workers.end()
+    assert workers.place() > 0, "the chief was killed between epochs"
+    codes, _, errors = workers.end()
     assert codes == [0, 0], errors
-    assert "Going on after epoch" in outputs[0]
     assert curve(folder) == curve(together[0][0])
     assert state(folder) == state(together[0][0])
+
+
+@pytest.mark.slow
+def test_one_process_and_two_go_on_from_each_others_checkpoints(alone, tmp_path):
+    folder = tmp_path / "run"
+    for flags, count, epoch in ((EPOCHS, 1, 0), (SPREAD, 2, 2), (EPOCHS, 1, None)):
+        workers = Workers(folder, *flags, count=count)
+        if epoch != 0:
+            workers.place()
+        if epoch is not None:
+            workers.wait_for(f"Epoch: {epoch} ")
+            workers.processes[0].send_signal(signal.SIGTERM)
+        codes, _, errors = workers.end()
+        assert set(codes) == {0 if epoch is None else 143}, errors
+    for expected, found in zip(curve(alone), curve(folder), strict=True):
+        for name in expected:
+            assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-5), name
 
 
 @pytest.mark.slow

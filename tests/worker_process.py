@@ -1,15 +1,18 @@
 """One of several workers that train on a cut of MNIST; `test_cluster.py` starts them.
 
 Arguments: the run folder, and what else `train.py` takes. Trains without XLA, whose compilation
-takes seconds, and writes checkpoints all the time. Prints a digest of the trained weights.
+takes seconds, and writes a checkpoint every SECONDS. Prints a digest of the trained weights.
 """
 
 import functools
 import hashlib
+import os
 import sys
 
 import train
 from vae_keras import VAE, checkpoints, datasets, training
+
+SECONDS = float(os.environ.get("SECONDS", "0.1"))
 
 
 def cut(load=datasets.load_mnist):
@@ -27,7 +30,7 @@ def fit(model, *arguments, fit=training._fit):
 
 datasets.load_mnist = cut
 training._fit = fit
-training.checkpoints.Checkpointer = functools.partial(checkpoints.Checkpointer, seconds=0.1)
+training.checkpoints.Checkpointer = functools.partial(checkpoints.Checkpointer, seconds=SECONDS)
 VAE.xla_pays = lambda _: False
 folder, *flags = sys.argv[1:]
 # 70 divides neither the images nor by the workers' number.

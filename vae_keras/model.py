@@ -135,6 +135,7 @@ class VAE(keras.Model):
         self._fault = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
         self._auto_steps = True
         self.steps_to_skip = 0  # of the next `fit`: an earlier run has done them
+        self._stack_start = tf.Variable(0, trainable=False)  # so many of a stack are done
         self.strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
         self.wants_stop: Callable[[], bool] = lambda: False  # is asked before each shared step
         self.all_stop = False  # whether any worker's `wants_stop` said so at the last one
@@ -581,10 +582,11 @@ class VAE(keras.Model):
     def _train_stack(self, stack: data.Stack) -> dict[str, tf.Tensor]:
         """Does `train_step` for every batch of a stack in one compiled call."""
         steps, rows = stack.weights.shape
-        first = tf.identity(self.optimizer.iterations)
+        start = tf.identity(self._stack_start)
+        first = self.optimizer.iterations - tf.cast(start, self.optimizer.iterations.dtype)
         draws = [self._train_draws(rows, first + index) for index in range(steps)]
         draws = tf.nest.map_structure(lambda *parts: tf.stack(parts), *draws)
-        self._track(self._note_fault(self._stack_kernel(stack, draws, training=True)))
+        self._track(self._note_fault(self._stack_kernel(stack, draws, training=True, first=start)))
         return self.get_metrics_result()
 
     def _test_stack(self, stack: data.Stack) -> dict[str, tf.Tensor]:
@@ -660,7 +662,9 @@ class VAE(keras.Model):
             kl_weights = [tf.reduce_sum(weights) * self.objective.kl_weight(step)]
         return tf.reduce_sum(weights * objective), sums, kl_weights
 
-    def _many_steps(self, stack: data.Stack, draws: _Draws, training: bool) -> tf.Tensor:
+    def _many_steps(
+        self, stack: data.Stack, draws: _Draws, training: bool, first: int | tf.Tensor = 0
+    ) -> tf.Tensor:
         """The batches of a stack one after the other, inside one compiled kernel."""
 
         def body(index: tf.Tensor, totals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -672,7 +676,7 @@ class VAE(keras.Model):
             left = index < stack.steps
             return left & tf.equal(totals[-1], 0.0) if training else left  # stops at a fault
 
-        start = (tf.constant(0), tf.zeros(len(self._trackers) + 2, tf.float64))
+        start = (tf.convert_to_tensor(first), tf.zeros(len(self._trackers) + 2, tf.float64))
         return tf.while_loop(goes_on, body, start)[1]
 
     def _note_fault(self, totals: tf.Tensor) -> tf.Tensor:
@@ -744,14 +748,27 @@ class VAE(keras.Model):
         return function
 
     def _skip_first(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Passes over the batches of the steps that an earlier run has done."""
+        """Passes over the batches of the steps that an earlier run has done.
+
+        It may have stopped within a stack: under a strategy a call is one step.
+        """
 
         def skipping(iterator: Any) -> Any:
-            if self.steps_to_skip > 0:
-                next(iterator)
-                self.steps_to_skip -= self.steps_per_execution
+            if self.steps_to_skip == 0:
+                return function(iterator)
+            size = self.steps_per_execution
+            skipped = min(self.steps_to_skip, size)
+            self.steps_to_skip -= skipped
+            stacked = isinstance(getattr(iterator, "element_spec", None), data.Stack)
+            if not stacked or skipped == size:
+                for _ in range(1 if stacked else size):
+                    next(iterator)
                 return self.get_metrics_result()
-            return function(iterator)
+            self._stack_start.assign(skipped)
+            try:
+                return function(iterator)
+            finally:
+                self._stack_start.assign(0)
 
         return skipping
 
