@@ -251,11 +251,16 @@ def test_the_posterior_splits_loc_from_raw_scale():
     assert posterior.event_shape == (3,)
 
 
+def closed_form_kl(posterior, prior):
+    """Of one with a closed form, where draws do not count."""
+    return distributions.kl_divergence(posterior, prior, tf.fill(posterior.event_shape, np.nan))
+
+
 def test_the_scale_stays_at_its_floor_where_softplus_underflows():
     for raw in (-100.0, -1e4, -3e38):
         posterior = distributions.posterior([[0.0, raw]])
         assert posterior.distribution.scale.numpy() == np.float32(SCALE_FLOOR)
-        kl = distributions.kl_divergence(posterior, distributions.StandardNormal().distribution(1))
+        kl = closed_form_kl(posterior, distributions.StandardNormal().distribution(1))
         np.testing.assert_allclose(kl, [-0.5 - np.log(SCALE_FLOOR)], rtol=1e-5)
 
 
@@ -303,7 +308,7 @@ def test_the_prior_comes_back_from_its_configuration():
 @pytest.mark.parametrize(("loc", "scale"), POSTERIORS)
 def test_the_kl_is_the_closed_form(loc, scale):
     prior = distributions.StandardNormal().distribution(2)
-    kl = distributions.kl_divergence(posterior(loc, scale, rows=3), prior)
+    kl = closed_form_kl(posterior(loc, scale, rows=3), prior)
     np.testing.assert_allclose(kl, [normal_kl(loc, scale)] * 3, rtol=1e-4, atol=1e-6)
 
 
@@ -314,12 +319,12 @@ def test_the_kl_is_what_monte_carlo_measures(loc, scale):
     z = distributions.reparameterize(q, noise)
     ratios = (q.log_prob(z) - prior.log_prob(z)).numpy().astype(np.float64)
     error = ratios.std() / np.sqrt(ratios.size)
-    kl = float(distributions.kl_divergence(q, prior)[0])
+    kl = float(closed_form_kl(q, prior)[0])
     assert abs(ratios.mean() - kl) < 4 * error + 1e-5
 
 
 def test_the_kl_is_zero_at_the_prior_alone():
     prior = distributions.StandardNormal().distribution(2)
-    assert float(distributions.kl_divergence(posterior(0.0, 1.0), prior)[0]) < 1e-6
+    assert float(closed_form_kl(posterior(0.0, 1.0), prior)[0]) < 1e-6
     for loc, scale in POSTERIORS[1:]:
-        assert float(distributions.kl_divergence(posterior(loc, scale), prior)[0]) > 0.1
+        assert float(closed_form_kl(posterior(loc, scale), prior)[0]) > 0.1
