@@ -144,7 +144,7 @@ def _presets(_: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from vae_keras import checks, data, datasets, evaluation, files, report, zoo
+    from vae_keras import checks, data, datasets, evaluation, files, report, training, zoo
 
     checks.whole_number("--samples", arguments.samples, 1, 2**31 - 1)
     if arguments.images is not None:
@@ -162,30 +162,16 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     likelihood = evaluation.estimate_log_likelihood(
         model, x, arguments.samples, seed=arguments.seed
     )
-    terms = evaluation.evaluate_elbo(model, x, 10, seed=arguments.seed)
-    facts = {"num_images": len(x), "split": "test", "binarization": mode, "seed": arguments.seed}
-    entries = [zoo.likelihood_metric(likelihood, mode)] + [
-        report.metric(
-            name,
-            estimate.mean,
-            unit="nats per image",
-            estimator="posterior draws",
-            num_samples=terms.num_draws,
-            standard_error=estimate.standard_error,
-            seconds=terms.seconds,
-            **facts,
-        )
-        for name, estimate in (
-            ("elbo", terms.elbo),
-            ("rate", terms.rate),
-            ("distortion", terms.distortion),
-        )
+    entries = [
+        zoo.likelihood_metric(likelihood, mode),
+        *training.measure(model, x, mode, arguments.seed),
     ]
     _print_table(
         [("nats per image", "mean", "standard error", "samples")]
         + [
             (e["name"], f"{e['value']:.3f}", f"{e['standard_error']:.3f}", str(e["num_samples"]))
             for e in entries
+            if "standard_error" in e
         ]
     )
     for k, bound in likelihood.curve.items():

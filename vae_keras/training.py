@@ -506,7 +506,7 @@ def _finish(
         "preset": config.preset,
         "parameters": model.count_params(),
         "provenance": report.provenance(datasets.fingerprint(images.x_test)),
-        "metrics": measure(model, test, recipe),
+        "metrics": measure(model, test, recipe.binarization, recipe.seed),
         "latent_classes": latent_classes(model, test, images.y_test),
     }
     files.write_json(folder / "metrics.json", metrics)
@@ -520,15 +520,22 @@ def _finish(
     print(f"Test ELBO: {elbo['value']:.3f} nats per image. The report: {folder / 'report.html'}")
 
 
-def measure(model: VAE, test: np.ndarray, recipe: presets.Recipe) -> list[dict[str, Any]]:
-    """Measures the test set: ELBO, rate, distortion and active units, as `metrics.json` entries."""
-    terms = evaluation.evaluate_elbo(model, test, _ELBO_DRAWS, seed=recipe.seed)
+def measure(model: VAE, test: np.ndarray, binarization: str, seed: int) -> list[dict[str, Any]]:
+    """Measures test images: ELBO, rate, distortion and active units, as `metrics.json` entries.
+
+    Args:
+        model: the model.
+        test: as `data.binarize` gives them, with that binarization and seed.
+        binarization: theirs.
+        seed: theirs, and that of the posterior draws.
+    """
+    terms = evaluation.evaluate_elbo(model, test, _ELBO_DRAWS, seed=seed)
     units = evaluation.active_units(model, test)
     facts = {
         "num_images": len(test),
         "split": "test",
-        "binarization": recipe.binarization,
-        "seed": recipe.seed,
+        "binarization": binarization,
+        "seed": seed,
     }
     entries = [
         report.metric(
