@@ -70,7 +70,7 @@ def save(folder: str | os.PathLike[str], model: VAE, progress: Progress) -> None
         digest = files.sha256(temporary)
     files.write_json(folder / f"{name}.json", asdict(progress) | {"sha256": digest})
     stems = sorted(path.stem for path in folder.glob("epoch-*.json"))
-    for path in folder.glob("epoch-*"):
+    for path in sorted(folder.glob("epoch-*")):  # .json goes before .keras, as it came after it
         if path.name.split(".")[0] not in stems[-_KEEP:]:
             path.unlink(missing_ok=True)
 
