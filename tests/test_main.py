@@ -41,6 +41,16 @@ def test_evaluate_prints_a_table_and_writes_json(tmp_path, capsys):
             assert entry[fact] == like[fact]
 
 
+def test_evaluate_refines_some_images(tmp_path, capsys):
+    path = tmp_path / "numbers.json"
+    arguments = ["--samples", "200", "--images", "30", "--refined", "10", "--json", str(path)]
+    assert main(["evaluate", "--preset", "mlp_mnist", *arguments]) == 0
+    assert "30 images (10 with all samples), dynamic" in capsys.readouterr().out
+    nll = json.loads(path.read_text())["metrics"][0]
+    counts = nll["num_samples"], nll["num_images"], nll["num_refined"]
+    assert counts == (200, 30, 10)
+
+
 def test_sample_writes_a_picture(tmp_path, capsys):
     path = tmp_path / "s.png"
     assert main(["sample", "--preset", "mlp_mnist", "--count", "10", "--to", str(path)]) == 0
@@ -165,6 +175,12 @@ def test_every_command_has_help(name, capsys):
         (["evaluate", "--preset", "nonsense"], "preset must be one of"),
         (["evaluate", "--preset", "mlp_mnist", "--samples", "0"], "--samples must be a whole"),
         (["evaluate", "--preset", "mlp_mnist", "--images", "10001"], "--images must be a whole"),
+        (["evaluate", "--preset", "mlp_mnist", "--refined", "1"], "--refined must be a whole"),
+        (
+            ["evaluate", "--preset", "mlp_mnist", "--refined", "9", "--samples", "100"],
+            "--samples must be a whole number >= 101",
+        ),
+        (["publish", "nowhere", "--refined", "1"], "--refined must be a whole number >= 2"),
         (["sample", "--preset", "mlp_mnist", "--count", "7"], "--count must be a multiple of 5"),
         (["sample", "--model", "nowhere.keras"], "a model comes as a .keras file"),
         (["sample", "--model", "README.md"], "a model comes as a .keras file"),

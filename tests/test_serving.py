@@ -271,7 +271,7 @@ def test_the_printed_curl_commands_work(stand_in, vae):
 
 
 def test_the_printed_python_commands_name_clients_that_exist():
-    commands = [shlex.split(line) for line in printed_commands() if line.startswith("python ")]
+    commands = [shlex.split(line) for line in printed_commands() if line.startswith("python ser")]
     assert {Path(command[1]).name for command in commands} == {
         path.name for path in (SERVING / "clients").glob("*.py")
     }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae_keras import VAE, checks, data, presets, training, zoo
+from vae_keras import VAE, checks, data, export, presets, training, zoo
 
 PUBLISHED = presets.trained()
 
@@ -31,8 +31,12 @@ def test_golden_outputs_hold(name):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_shipped_saved_model_gives_the_golden_outputs(name):
-    served = tf.saved_model.load(str(presets.folder() / name / "1")).signatures
+def test_the_saved_model_gives_the_golden_outputs(name, tmp_path):
+    version = presets.folder() / name / "1"
+    if name not in zoo.SERVED:
+        assert not version.exists()  # its weights would be there twice
+        version = export.export_saved_model(VAE.from_preset(name), tmp_path)
+    served = tf.saved_model.load(str(version)).signatures
     stored = golden(name)
     images = tf.constant(data.binarize(stored["images"], zoo.GOLDEN_SEED))
     found = {

@@ -47,12 +47,17 @@ def _parser() -> argparse.ArgumentParser:
         text = "mnist, fashion_mnist, an .npz or a folder of images; default: what it trained on"
         sub.add_argument("--data", metavar="DATA", help=text)
 
+    def add_refined(sub: argparse.ArgumentParser) -> None:
+        text = "only so many images take all draws, the others 100; for slow models"
+        sub.add_argument("--refined", type=int, metavar="N", help=text)
+
     command("presets", _presets, "Lists the zoo as a table.", model=False)
 
     sub = command("evaluate", _evaluate, "Measures -log p(x), the ELBO and its terms.")
     add_data(sub)
     sub.add_argument("--samples", type=int, default=5000, metavar="K", help="a posterior's draws")
     sub.add_argument("--images", type=int, metavar="N", help="first test images, default: all")
+    add_refined(sub)
     sub.add_argument("--seed", type=int, default=0, metavar="S")
     sub.add_argument("--json", metavar="FILE", help="writes the numbers there, too")
 
@@ -73,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("publish", _publish, "Puts a finished run of a preset into the zoo.", model=False)
     sub.add_argument("run_folder", metavar="RUN", help="such as runs/mlp_mnist")
+    add_refined(sub)
 
     command("render", _render, "Writes the cards and tables anew from their JSON.", model=False)
     return parser
@@ -159,8 +165,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if mode == "none" and not model.likelihood_part.takes_grey:
         mode = "dynamic"  # a Bernoulli that saw grey pixels is still measured on binary ones
     x = data.binarize(images[:count], arguments.seed, mode)
-    likelihood = evaluation.estimate_log_likelihood(
-        model, x, arguments.samples, seed=arguments.seed
+    if arguments.refined is not None:
+        checks.whole_number("--refined", arguments.refined, 2, count)
+        checks.whole_number("--samples", arguments.samples, evaluation.FEW + 1)
+    likelihood = zoo.estimate_likelihood(
+        model, x, arguments.samples, arguments.seed, arguments.refined
     )
     entries = [
         zoo.likelihood_metric(likelihood, mode),
@@ -176,7 +185,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
     for k, bound in likelihood.curve.items():
         print(f"bound at k = {k}: {bound.mean:.3f}")
-    print(f"{len(x)} images, {mode} binarization, seed {arguments.seed}")
+    some = "" if arguments.refined is None else f" ({arguments.refined} with all samples)"
+    print(f"{len(x)} images{some}, {mode} binarization, seed {arguments.seed}")
     if arguments.json:
         result = {
             "provenance": report.provenance(datasets.fingerprint(images)),
@@ -227,9 +237,11 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _publish(arguments: argparse.Namespace) -> None:
-    from vae_keras import zoo
+    from vae_keras import checks, zoo
 
-    print(zoo.publish(Path(arguments.run_folder)))
+    if arguments.refined is not None:
+        checks.whole_number("--refined", arguments.refined, 2)
+    print(zoo.publish(Path(arguments.run_folder), num_refined=arguments.refined))
 
 
 def _render(_: argparse.Namespace) -> None:

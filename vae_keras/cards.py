@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vae_keras import datasets, presets, report
+from vae_keras import datasets, evaluation, presets, report
 
 _MARK = re.compile(r"(<!-- zoo -->\n).*?(<!-- /zoo -->)", re.DOTALL)
 
@@ -76,10 +76,12 @@ def zoo_table(
         )
     first = next(iter(measured.values()))["metrics"]
     entry = next(entry for entry in first if entry["name"] == "negative_log_likelihood")
+    some = [name for name, metrics in measured.items() if _refined(metrics)]
+    exception = f", of {' and '.join(some)} as their cards say" if some else ""
     return "\n".join(lines) + (
         f"\n\nNats per image, mean ± standard error over the {entry['num_images']:,} test images "
         f"of the preset's data, {entry['binarization']} binarization; -log p(x) from "
-        f"{entry['num_samples']:,} importance samples an image.\n"
+        f"{entry['num_samples']:,} importance samples an image{exception}.\n"
     )
 
 
@@ -124,6 +126,8 @@ def card(
         f"{recipe.description}.\n",
         "```python\nfrom vae_keras import VAE\n\n"
         f'vae = VAE.from_preset("{name}")\nimages = vae.sample(25)\n```\n',
+        "```bash\n"
+        f"python -m vae_keras export --preset {name} --to models/{name}  # for TF Serving\n```\n",
         "## Numbers\n",
         f"| figure | value | unit | how |\n|---|---|---|---|\n{rows}",
     ]
@@ -133,6 +137,8 @@ def card(
         )
     if bounds:
         lines.append(f"The bound on -log p(x) tightens with the samples: {bounds}.\n")
+    if refined := _refined(metrics):
+        lines.append(_why_refined(name, refined))
     lines += [
         f"No choice was made on the test set: {recipe.choices}. A run reads the "
         "test set after its last epoch.\n",
@@ -155,6 +161,25 @@ def card(
         "the same binarization.\n",
     ]
     return "\n".join(lines)
+
+
+def _refined(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The entry of a likelihood that took all samples on some images only, or None."""
+    return next((entry for entry in metrics["metrics"] if "num_refined" in entry), None)
+
+
+def _why_refined(name: str, entry: Mapping[str, Any]) -> str:
+    samples, images, some = entry["num_samples"], entry["num_images"], entry["num_refined"]
+    drawn = images * evaluation.FEW + some * samples
+    minutes = entry["seconds"] / 60
+    return (
+        f"{samples:,} samples on all {images:,} images would have taken about "
+        f"{minutes * images * samples / drawn:.0f} minutes in place of {minutes:.0f}: "
+        f"{some:,} images, spread evenly over the test set, took them, every image took "
+        f"{evaluation.FEW}, and all are raised by the mean of what the many gain over the few. "
+        "The standard error holds both.\n\n"
+        f"```bash\npython -m vae_keras evaluate --preset {name} --refined {some}\n```\n"
+    )
 
 
 def _made_with(made: Mapping[str, Any]) -> str:
@@ -181,7 +206,12 @@ def _number(entry: Mapping[str, Any]) -> str:
 
 def _how(entry: Mapping[str, Any]) -> str:
     facts = [str(entry["estimator"]).replace("_", " ")]
-    if "num_samples" in entry:
+    if "num_refined" in entry:
+        facts.append(
+            f"{entry['num_samples']:,} samples on {entry['num_refined']:,} images, "
+            f"{evaluation.FEW} on the others"
+        )
+    elif "num_samples" in entry:
         facts.append(f"{entry['num_samples']:,} samples")
     facts += [
         f"{entry['num_images']:,} {entry['split']} images",
