@@ -77,7 +77,7 @@ def zoo_table(
     first = next(iter(measured.values()))["metrics"]
     entry = next(entry for entry in first if entry["name"] == "negative_log_likelihood")
     some = [name for name, metrics in measured.items() if _refined(metrics)]
-    exception = f", of {' and '.join(some)} as their cards say" if some else ""
+    exception = f"; with {' and '.join(some)} most took fewer, see the card" if some else ""
     return "\n".join(lines) + (
         f"\n\nNats per image, mean ± standard error over the {entry['num_images']:,} test images "
         f"of the preset's data, {entry['binarization']} binarization; -log p(x) from "
