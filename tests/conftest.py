@@ -6,13 +6,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from vae_keras import VAE, MLPDecoder, MLPEncoder, datasets, training
+from vae_keras import VAE, MLPDecoder, MLPEncoder, datasets, presets, training
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +38,17 @@ def small_vae(seed: int = 0, **arguments) -> VAE:
     vae = VAE(**(parts | {"seed": seed} | arguments))
     vae.compile(jit_compile=False)
     return vae
+
+
+def trainable(names: Iterable[str]) -> list:
+    """Presets as a test's parameters; those that Muon trains are skipped where it is too old."""
+    old = not hasattr(keras.optimizers.Muon, "lr_adjust")
+
+    def marks(name: str) -> list:
+        needs_muon = presets.load_recipe(name).optimizer.name == "Muon"
+        return [pytest.mark.skipif(needs_muon and old, reason="Muon needs Keras 3.13")]
+
+    return [pytest.param(name, marks=marks(name)) for name in names]
 
 
 @pytest.fixture

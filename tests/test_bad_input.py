@@ -333,6 +333,10 @@ BUILDING = {
         lambda tmp: MLPEncoder(activation="tanhh"),
         "activation must be the name of a Keras activation. Received: 'tanhh'. Pass 'tanh'.",
     ),
+    "no activation": (
+        lambda tmp: MLPEncoder(activation=None),
+        "activation must be the name of a Keras activation. Received: None. Pass 'tanh'.",
+    ),
     "images of two sizes": (
         lambda tmp: MLPDecoder(image_shape=(28, 28)),
         "image_shape must be a list of 3 whole numbers >= 1. Received: (28, 28).",
@@ -449,7 +453,7 @@ EXPORTING = {
     ),
     "exporting what is no VAE": (
         lambda tmp: export.export_saved_model(None, tmp),
-        "export needs a VAE with weights. Received: None. "
+        "an export needs a VAE with weights. Received: None. "
         "Call fit or build((None, H, W, C)) first.",
     ),
 }

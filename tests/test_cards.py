@@ -63,7 +63,7 @@ def test_a_card_says_why_some_images_took_fewer_samples():
     name = "mlp_mnist"
     metrics, recipe = presets.load_metrics(name), presets.load_recipe(name)
     assert "--refined" not in cards.card(recipe, metrics, None, [])
-    metrics["metrics"][0] |= {"num_refined": 1000, "seconds": 360.0}
+    metrics["metrics"][0] |= {"num_refined": 1000, "num_few": 100, "seconds": 360.0}
     text = cards.card(recipe, metrics, None, [])
     assert "5,000 samples on 1,000 images, 100 on the others" in text
     # 6 million samples in 6 minutes, so 50 million in 50.

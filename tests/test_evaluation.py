@@ -154,6 +154,21 @@ def test_order_chunks_and_batches_change_nothing(planar, x):
         )
 
 
+def test_a_kernel_holds_few_rows_whatever_the_batch(planar, x, monkeypatch):
+    """1,000 rows of the decoder at a time, for a batch that is no multiple of 3, too."""
+    rows = []
+
+    def watched(latents, *arguments):
+        rows.append(int(np.prod(latents.shape[:-1])))
+        return likelihood(latents, *arguments)
+
+    likelihood = planar.likelihood
+    monkeypatch.setattr(planar, "likelihood", watched)
+    evaluation.estimate_log_likelihood(planar, x, 300, batch_size=23, verbose=False)
+    assert rows
+    assert max(rows) <= 1000
+
+
 def test_seeds_reproduce_and_differ(planar, x):
     def estimate(seed):
         result = evaluation.estimate_log_likelihood(planar, x, 20, seed=seed, verbose=False)

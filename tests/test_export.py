@@ -17,6 +17,7 @@ from conftest import small_vae
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 
 from vae_keras import VAE, checks, export, noise, warmup
+from vae_keras.priors import AutoregressiveFlow
 from vae_keras.signatures import example_inputs, signatures
 
 SIGNATURES = {  # inputs and outputs, shapes without N
@@ -455,7 +456,7 @@ def test_a_model_without_weights_is_refused(tmp_path):
 
     unbuilt = VAE(keras.layers.Dense(4), keras.layers.Dense(4))
     for call in (export.export_saved_model, lambda *a: export.export_parts(*a, "litert")):
-        with pytest.raises(checks.InputError, match="export needs a VAE with weights"):
+        with pytest.raises(checks.InputError, match="an export needs a VAE with weights"):
             call(unbuilt, tmp_path)
 
 
@@ -517,6 +518,12 @@ def test_the_fingerprint_follows_the_weights():
     weights[-1][..., 0] = np.nextafter(weights[-1][..., 0], 1, dtype=np.float32)
     one.set_weights(weights)
     assert export.weights_sha256(one) != export.weights_sha256(same)
+
+
+def test_the_fingerprint_follows_a_learned_prior():
+    one, other = (small_vae(prior=AutoregressiveFlow(1, (4,), seed=seed)) for seed in (1, 2))
+    assert export.weights_sha256(one) != export.weights_sha256(other)
+    assert export.weights_sha256(one) != export.weights_sha256(small_vae())
 
 
 def test_the_golden_requests_get_the_golden_responses(small, served, version):

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from vae_keras import checks, presets
+from vae_keras import VAE, MLPDecoder, MLPEncoder, checks, figures, files, presets, training
 from vae_keras.__main__ import _trained_on, main
+from vae_keras.priors import AutoregressiveFlow
 
 
 def test_presets_lists_the_zoo(capsys):
@@ -58,6 +59,22 @@ def test_sample_writes_a_picture(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(path)
 
 
+def test_samples_of_a_learned_prior_say_so(tmp_path, monkeypatch):
+    prior, titles = AutoregressiveFlow(depth=1, hidden=(4,)), []
+    vae = VAE(MLPEncoder(3, (8,)), MLPDecoder((6, 6, 1), (8,)), prior)
+    training.save_weights(vae, tmp_path / "model.keras")
+    grid = figures.grid
+
+    def watched(images, rows, columns, title, **arguments):
+        titles.append(title)
+        return grid(images, rows, columns, title, **arguments)
+
+    monkeypatch.setattr(figures, "grid", watched)
+    arguments = ["--model", str(tmp_path / "model.keras"), "--to", str(tmp_path / "s.png")]
+    assert main(["sample", *arguments, "--count", "10"]) == 0
+    assert titles == ["10 images decoded from z ~ p(z), which is learned"]
+
+
 def test_figures_takes_a_keras_file(tmp_path):
     weights = presets.folder() / "mlp_mnist" / "model.keras"
     assert main(["figures", "--model", str(weights), "--to", str(tmp_path)]) == 0
@@ -94,8 +111,14 @@ def test_own_images_are_scaled_to_the_models_shape(photos_run, tmp_path, capsys)
         image = np.random.default_rng(index).integers(0, 256, (20, 30, 3), dtype=np.uint8)
         Image.fromarray(image).save(tmp_path / f"{index}.png")
     model = ["--model", str(photos_run / "model.keras")]
-    assert main(["evaluate", *model, "--data", str(tmp_path), "--samples", "2"]) == 0
+    path = tmp_path / "numbers.json"
+    arguments = ["--data", str(tmp_path), "--samples", "2", "--json", str(path)]
+    assert main(["evaluate", *model, *arguments]) == 0
     assert "Scaled to 7 x 5" in capsys.readouterr().out
+    result = json.loads(path.read_text())
+    assert all("standard_error" not in entry for entry in result["metrics"]), "of one image"
+    assert result["model"] == model[1]
+    assert result["provenance"]["weights_sha256"] == files.sha256(photos_run / "model.keras")
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,17 @@ def test_a_kernel_moves_as_far_in_every_direction(shape):
 
 
 @muon
+@pytest.mark.parametrize("shape", [(30, 12), (3, 3, 4, 8)])
+def test_an_excluded_kernel_gets_adam(shape):
+    def moved(**arguments) -> np.ndarray:
+        gradient = np.sign(normal(*shape, seed=1))
+        return step(optimizers.Muon(0.01, **arguments), normal(*shape), gradient)
+
+    np.testing.assert_allclose(np.abs(moved(exclude_layers=["variable"])), 0.01, rtol=1e-3)
+    np.testing.assert_array_equal(moved(exclude_layers=["another"]), moved())
+
+
+@muon
 def test_a_convolution_moves_as_its_matrix_does():
     kernel, gradient = normal(3, 3, 4, 8), normal(3, 3, 4, 8, seed=1)
     moved = step(optimizers.Muon(0.01), kernel, gradient)

@@ -164,6 +164,13 @@ def test_other_data_stands_without_the_report(folder):
     assert len([row for row in page.rows if row[0].isdigit() and len(row) == 8]) == 16
 
 
+def test_a_density_stands_without_the_report(folder):
+    """The report's nats are of probabilities."""
+    assert report.compares("mnist", "Bernoulli")
+    grey = CONFIG | {"data": "mnist", "likelihood": {"name": "ContinuousBernoulli"}}
+    assert "the report" not in Page(report.page("A run", grey, ROWS, METRICS, folder)).text
+
+
 def test_an_epoch_that_went_wrong_is_shown_as_nan(folder):
     rows = [epoch_row(0, elbo=float("nan"))]
     page = Page(report.page("A run", CONFIG, rows, METRICS, folder))
@@ -199,6 +206,12 @@ def test_a_run_without_classes_or_figures_has_a_page_too(tmp_path):
 def test_a_metric_is_its_name_value_and_facts():
     entry = report.metric("elbo", -99.5, seed=0, num_images=10)
     assert entry == {"name": "elbo", "value": -99.5, "seed": 0, "num_images": 10}
+
+
+def test_a_fact_that_is_not_known_is_left_out():
+    """One image has no standard error, and JSON no NaN."""
+    entry = report.metric("elbo", -99.5, standard_error=float("nan"), num_images=1)
+    assert entry == {"name": "elbo", "value": -99.5, "num_images": 1}
 
 
 def test_provenance_names_versions_hardware_and_data():

@@ -150,7 +150,17 @@ def _presets(_: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from vae_keras import checks, data, datasets, evaluation, files, report, training, zoo
+    from vae_keras import (
+        checks,
+        data,
+        datasets,
+        evaluation,
+        files,
+        presets,
+        report,
+        training,
+        zoo,
+    )
 
     checks.whole_number("--samples", arguments.samples, 1, 2**31 - 1)
     if arguments.images is not None:
@@ -175,12 +185,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         zoo.likelihood_metric(likelihood, mode),
         *training.measure(model, x, mode, arguments.seed),
     ]
+    numbers = "value", "standard_error"  # one image has no standard error
     _print_table(
         [("nats per image", "mean", "standard error", "samples")]
         + [
-            (e["name"], f"{e['value']:.3f}", f"{e['standard_error']:.3f}", str(e["num_samples"]))
+            (e["name"], *(_digits(e.get(key)) for key in numbers), str(e["num_samples"]))
             for e in entries
-            if "standard_error" in e
+            if e["unit"] == "nats per image"
         ]
     )
     for k, bound in likelihood.curve.items():
@@ -188,24 +199,32 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     some = "" if arguments.refined is None else f" ({arguments.refined} with all samples)"
     print(f"{len(x)} images{some}, {mode} binarization, seed {arguments.seed}")
     if arguments.json:
+        weights = presets.weights(arguments.preset) if arguments.preset else arguments.model
+        made = {"weights_sha256": files.sha256(Path(weights))}
         result = {
-            "provenance": report.provenance(datasets.fingerprint(images)),
+            "model": arguments.preset or arguments.model,
+            "provenance": report.provenance(datasets.fingerprint(images)) | made,
             "metrics": entries,
             "importance_weighted_bounds": zoo.bounds(likelihood),
         }
         files.write_json(arguments.json, result)
 
 
+def _digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def _sample(arguments: argparse.Namespace) -> None:
-    from vae_keras import checks, datasets, figures
+    from vae_keras import checks, datasets, figures, gallery
 
     count = checks.whole_number("--count", arguments.count, 5, 10000)
     if count % 5:
         raise checks.InputError(f"--count must be a multiple of 5. Received: {count}.")
     checks.whole_number("--seed", arguments.seed, 0, checks.MAX_SEED)
     checks.writable("--to", arguments.to)
-    images = _load(arguments).sample(count, arguments.seed)
-    title = f"{count} images decoded from z ~ N(0, I)"
+    model = _load(arguments)
+    images = model.sample(count, arguments.seed)
+    title = gallery.prior_titles(model, count)["prior"]
     ink = _trained_on(arguments) in datasets.KNOWN
     figures.save(figures.grid(images, count // 5, 5, title, ink=ink), arguments.to)
     print(arguments.to)

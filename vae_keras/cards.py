@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vae_keras import datasets, evaluation, presets, report
+from vae_keras import datasets, presets, report
 
 _MARK = re.compile(r"(<!-- zoo -->\n).*?(<!-- /zoo -->)", re.DOTALL)
 
@@ -103,7 +103,10 @@ def card(
         Markdown.
     """
     name, made = metrics["preset"], metrics["provenance"]
-    data, captions = datasets.KNOWN[recipe.data], report.captions(recipe.data)
+    data, captions = (
+        datasets.KNOWN[recipe.data],
+        report.captions(report.compares(recipe.data, recipe.likelihood.name)),
+    )
     held = recipe.validation
     trained_on = (
         f"all 60,000 training images of {data.title}"
@@ -170,13 +173,13 @@ def _refined(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _why_refined(name: str, entry: Mapping[str, Any]) -> str:
     samples, images, some = entry["num_samples"], entry["num_images"], entry["num_refined"]
-    drawn = images * evaluation.FEW + some * samples
+    drawn = images * entry["num_few"] + some * samples
     minutes = entry["seconds"] / 60
     return (
         f"{samples:,} samples on all {images:,} images would have taken about "
         f"{minutes * images * samples / drawn:.0f} minutes in place of {minutes:.0f}: "
         f"{some:,} images, spread evenly over the test set, took them, every image took "
-        f"{evaluation.FEW}, and all are raised by the mean of what the many gain over the few. "
+        f"{entry['num_few']}, and all are raised by the mean of what the many gain over the few. "
         "The standard error holds both.\n\n"
         f"```bash\npython -m vae_keras evaluate --preset {name} --refined {some}\n```\n"
     )
@@ -209,7 +212,7 @@ def _how(entry: Mapping[str, Any]) -> str:
     if "num_refined" in entry:
         facts.append(
             f"{entry['num_samples']:,} samples on {entry['num_refined']:,} images, "
-            f"{evaluation.FEW} on the others"
+            f"{entry['num_few']} on the others"
         )
     elif "num_samples" in entry:
         facts.append(f"{entry['num_samples']:,} samples")

@@ -2,7 +2,8 @@
 
 Every figure is in nats per image, per example first and reduced once, with a standard error over
 images. Noise is keyed by the image's own pixels and the sample's index, so neither the order of
-the images nor the sizes of chunks and batches change a figure beyond float error.
+the images nor the sizes of chunks and batches change a figure beyond float error; only which images
+`estimate_by_difference` refines goes by their place.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from vae_keras import checks, data, noise
-from vae_keras.model import VAE
+from vae_keras.model import VAE, require_built
 from vae_keras.priors import StandardNormal
 
 ACTIVE_THRESHOLD = 0.01  # variance of a posterior mean over the data, as Burda et al. set it
@@ -212,16 +213,17 @@ def estimate_by_difference(
     """Estimates log p(x) where all samples for every image would take too long.
 
     Every image takes 100 samples; `num_refined`, spread evenly over x, take all `num_samples`, and
-    by what these gain all are raised. The mean is as unbiased as that of all samples everywhere;
-    as the gain differs little from image to image, its standard error is nearly as small.
+    by what these gain on average all are raised. Where the gain has nothing to do with an image's
+    place in x, the expectation is that of all samples everywhere; as the gain differs little from
+    image to image, the standard error is nearly as small.
 
     Args:
         model, x, num_samples, seed, verbose: as in `estimate_log_likelihood`.
         num_refined: images that take all samples, 2 to N. Default 1000.
 
     Returns:
-        `LogLikelihood`. An image without all samples stands in `per_example` with its bound from
-        100 plus the mean gain.
+        `LogLikelihood`. In `per_example` an image stands with its bound from 100 samples plus the
+        gain, its own or the mean one.
 
     Raises:
         checks.InputError: as `estimate_log_likelihood`, and for num_samples of 100 or fewer.
@@ -259,7 +261,8 @@ def _raised(few: LogLikelihood, full: LogLikelihood, k: int, rows: np.ndarray) -
     all_images, some = len(bound), len(rows)
     variance = (bound.var(ddof=1) + 2 * shared + spread) / all_images
     variance += spread * (1 / some - 1 / all_images)
-    return Estimate(float(values.mean()), math.sqrt(variance), values)
+    # Of a few images the estimated covariance can be far off.
+    return Estimate(float(values.mean()), math.sqrt(max(variance, 0.0)), values)
 
 
 def evaluate_elbo(model: VAE, x: Any, num_draws: int = 1, *, seed: int = 0) -> ElboTerms:
@@ -273,6 +276,10 @@ def evaluate_elbo(model: VAE, x: Any, num_draws: int = 1, *, seed: int = 0) -> E
 
     Returns:
         `ElboTerms`, in nats per image.
+
+    Raises:
+        checks.InputError: for what are no images of the model's shape, or counts below 1 or beyond
+            memory.
     """
     num_draws = checks.whole_number("num_draws", num_draws, 1)
     images = checks.images(x, shape=_image_shape(model))
@@ -309,6 +316,9 @@ def rate_distortion(
 ) -> tuple[float, float]:
     """Returns the mean rate and distortion of images, nats per image: elbo = -(rate + distortion).
 
+    Args:
+        model, x, num_draws, seed: as in `evaluate_elbo`.
+
     References:
         Alemi et al. 2018, "Fixing a broken ELBO".
     """
@@ -327,6 +337,9 @@ def active_units(model: VAE, x: Any, threshold: float = ACTIVE_THRESHOLD) -> Act
     Returns:
         `ActiveUnits`.
 
+    Raises:
+        checks.InputError: for what are no images of the model's shape, or a threshold of 0 or less.
+
     References:
         Burda et al. 2016, section 5.2.
     """
@@ -342,6 +355,10 @@ def active_units(model: VAE, x: Any, threshold: float = ACTIVE_THRESHOLD) -> Act
 
 def observations(model: VAE, x: Any) -> np.ndarray:
     """Returns images as float32 in [0, 1], and refuses those the model has no likelihood of.
+
+    Args:
+        model: the model.
+        x: images [N, H, W, C] or [N, H, W], uint8 or float.
 
     Raises:
         checks.InputError: for grey pixels where the likelihood is of binary ones, or the other way
@@ -367,13 +384,7 @@ def _require_binary(images: np.ndarray) -> None:
 
 
 def _image_shape(model: VAE) -> tuple[int, int, int]:
-    if not (isinstance(model, VAE) and model.built):
-        received = "one that saw no images" if isinstance(model, VAE) else f"{model!r}"
-        raise checks.InputError(
-            f"an evaluation needs a VAE with weights. Received: {received}. "
-            "Call fit or build((None, H, W, C)) first."
-        )
-    return model.image_shape
+    return require_built(model, "an evaluation").image_shape
 
 
 def _identity(image: np.ndarray) -> int:
@@ -409,7 +420,8 @@ def _keyed_noise(
 def _log_weight_kernel(model: VAE, chunk: int, batch: int) -> Callable[..., tf.Tensor]:
     """Compiles log p(x, z) - log q(z | x) of `chunk` samples for each of `batch` images."""
     prior = model.prior.distribution(model.latent_dim)
-    together = max(1, min(batch, _KERNEL_ROWS // chunk))  # images a matrix product
+    most = max(1, _KERNEL_ROWS // chunk)
+    together = max(n for n in range(1, most + 1) if batch % n == 0)  # images a matrix product
 
     def some(rows: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         # rows [G, H, W, C], loc and scale [G, L], draws [G, S, L]
@@ -422,9 +434,6 @@ def _log_weight_kernel(model: VAE, chunk: int, batch: int) -> Callable[..., tf.T
 
     @tf.function(jit_compile=model.xla_pays())
     def compiled(rows: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        if batch % together:
-            return some(rows, loc, scale, draws)
-
         def split(part: tf.Tensor) -> tf.Tensor:
             return tf.reshape(part, [-1, together, *part.shape[1:]])
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from vae_keras import checks, files, warmup
 from vae_keras._version import __version__
-from vae_keras.model import VAE
+from vae_keras.model import VAE, require_built
 from vae_keras.signatures import DEFAULT, Signature, example_inputs, signatures
 
 SCORE_SAMPLES = 50  # importance samples behind `log_marginal`
@@ -88,7 +88,7 @@ def export_saved_model(
         >>> export_saved_model(vae, "serving/mnist")
         PosixPath('serving/mnist/1')
     """
-    _require_built(model)
+    require_built(model, "an export")
     for name, count in (("score_samples", score_samples), ("largest_batch", largest_batch)):
         checks.memory(name, checks.whole_number(name, count, 1), 4 * math.prod(model.image_shape))
     base = checks.writable("the base path", base_path, folder=True)
@@ -142,7 +142,7 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
         >>> export_parts(vae, "exported", "onnx")
         (PosixPath('exported/encoder.onnx'), PosixPath('exported/decoder.onnx'))
     """
-    _require_built(model)
+    require_built(model, "an export")
     suffix, packages = _PART_FORMATS[checks.choice("format", format, tuple(_PART_FORMATS))]
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -176,7 +176,7 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
 
 
 def weights_sha256(model: VAE) -> str:
-    """Returns the SHA-256 of the encoder's and the decoder's weights, shapes and dtypes included.
+    """Returns the SHA-256 of the weights, shapes and dtypes included.
 
     Args:
         model: a built model.
@@ -185,7 +185,8 @@ def weights_sha256(model: VAE) -> str:
         64 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    for weight in (*model.encoder.weights, *model.decoder.weights):
+    parts = model.encoder, model.decoder, model.prior
+    for weight in (weight for part in parts for weight in getattr(part, "weights", ())):
         value = np.ascontiguousarray(weight.numpy())
         digest.update(f"{value.dtype.name}{value.shape}".encode())
         digest.update(value.tobytes())
@@ -203,15 +204,6 @@ class _Part(keras.Model):
 
     def call(self, x: tf.Tensor) -> Any:
         return self.function(x)
-
-
-def _require_built(model: VAE) -> None:
-    if not (isinstance(model, VAE) and model.built):
-        received = "one that saw no images" if isinstance(model, VAE) else repr(model)
-        raise checks.InputError(
-            f"export needs a VAE with weights. Received: {received}. "
-            "Call fit or build((None, H, W, C)) first."
-        )
 
 
 @contextlib.contextmanager

@@ -12,13 +12,13 @@ from vae_keras import figures, noise
 from vae_keras.model import VAE
 from vae_keras.priors import StandardNormal
 
-_PRIOR_TITLES = {
-    "prior": "25 images decoded from z ~ N(0, I)",
-    "uniform": "25 images decoded from z ~ U[-√3, √3]",
+_PRIOR_SOURCES = {
+    "prior": "z ~ N(0, I)",
+    "uniform": "z ~ U[-√3, √3]",
 }
-_LEARNED_PRIOR_TITLES = {
-    "prior": "25 images decoded from z ~ p(z), which is learned",
-    "uniform": "25 images decoded from U[-√3, √3] through the learned prior",
+_LEARNED_PRIOR_SOURCES = {
+    "prior": "z ~ p(z), which is learned",
+    "uniform": "U[-√3, √3] through the learned prior",
 }
 _PAIRS = ((3, 5), (1, 7), (4, 9), (0, 6), (2, 8))  # digits people confuse, and two they do not
 _STEPS = 11
@@ -44,10 +44,11 @@ def prior_grids(model: VAE, seed: int = 0, count: int = 25) -> dict[str, np.ndar
     }
 
 
-def prior_titles(model: VAE) -> dict[str, str]:
+def prior_titles(model: VAE, count: int = 25) -> dict[str, str]:
     """Returns the titles of the grids that `prior_grids` starts."""
     standard = isinstance(model.prior, StandardNormal)
-    return _PRIOR_TITLES if standard else _LEARNED_PRIOR_TITLES
+    sources = _PRIOR_SOURCES if standard else _LEARNED_PRIOR_SOURCES
+    return {name: f"{count} images decoded from {source}" for name, source in sources.items()}
 
 
 def has_classes(labels: np.ndarray | None) -> bool:

@@ -1062,6 +1062,25 @@ def _is_pipeline(x: Any) -> bool:
     return isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset, keras.utils.PyDataset))
 
 
+def require_built(model: Any, purpose: str) -> VAE:
+    """Returns a model that is a `VAE` with weights.
+
+    Args:
+        model: what is to be one.
+        purpose: what needs it, with its article.
+
+    Raises:
+        checks.InputError: for anything else.
+    """
+    if not (isinstance(model, VAE) and model.built):
+        received = "one that saw no images" if isinstance(model, VAE) else repr(model)
+        raise checks.InputError(
+            f"{purpose} needs a VAE with weights. Received: {received}. "
+            "Call fit or build((None, H, W, C)) first."
+        )
+    return model
+
+
 def _flat(callbacks: Any) -> list[keras.callbacks.Callback]:
     flat = [callback for callback in keras.tree.flatten(callbacks) if callback is not None]
     for callback in flat:

@@ -395,7 +395,18 @@ def mish(x: Any) -> Any:
 
 
 def activation_function(name: str) -> Callable[[Any], Any]:
+    """Returns the activation of that name, Keras' or `mish`.
+
+    Args:
+        name: as `keras.activations` has it.
+
+    Raises:
+        checks.InputError: for anything else. Keras takes None for no activation, and objects that
+            a configuration cannot name.
+    """
     try:
+        if not isinstance(name, str):
+            raise TypeError("no name")
         return mish if name == "mish" else keras.activations.get(name)
     except (ValueError, TypeError) as error:
         raise checks.InputError(
@@ -410,7 +421,12 @@ def _edge_kernel(scale: int) -> int:
 def variance_scaling(
     seed: int, kind: int, index: int, scale: float = 1.0
 ) -> keras.initializers.Initializer:
-    """Glorot and Bengio's uniform initializer, at `scale` of its variance."""
+    """Returns Glorot and Bengio's uniform initializer, at `scale` of its variance.
+
+    Args:
+        seed, kind, index: of the model, of the network, and of the kernel in it.
+        scale: of the variance. Default 1.0.
+    """
     # An initializer without a seed would take one from Python's global generator.
     state = np.random.SeedSequence([seed, kind, index]).generate_state(1)[0]
     return keras.initializers.VarianceScaling(

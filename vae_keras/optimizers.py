@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import keras
@@ -56,7 +57,9 @@ class Muon(keras.optimizers.Muon):
         )
 
     def _should_use_adamw(self, variable: Any) -> bool:
-        return len(variable.shape) != 4 and super()._should_use_adamw(variable)
+        if len(variable.shape) != 4:
+            return super()._should_use_adamw(variable)
+        return any(re.search(keyword, variable.path) for keyword in self.exclude_layers)
 
     def zeropower_via_newtonschulz5(self, x: Any, steps: int) -> Any:
         return keras.ops.reshape(super().zeropower_via_newtonschulz5(_matrix(x), steps), x.shape)

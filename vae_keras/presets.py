@@ -12,7 +12,7 @@ from typing import Any
 from vae_keras import checks, files
 
 LIKELIHOODS = ("Bernoulli", "ContinuousBernoulli")
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine",)
 TEXTS = ("description", "choices")  # fields for people: they change no run
 PRECISIONS = ("float32", "mixed_bfloat16")
 
@@ -48,7 +48,7 @@ class Recipe:
             float32. Default "float32".
         start_from: the preset whose networks' weights training starts from, or "" for fresh ones,
             as for all other data than the preset's own. Default "".
-        schedule: "cosine" falls to 0 with the last step, "constant" stays. Default "cosine".
+        schedule: "cosine", which falls to 0 with the last step. Default "cosine".
         warmup_steps: steps of linear rise before. Default 0.
         binarization: "dynamic", "threshold" or "none". Default "dynamic".
         validation: how many of the last training images are held out. Default 10000.
@@ -122,8 +122,15 @@ def trained() -> tuple[str, ...]:
 def load_recipe(name: str) -> Recipe:
     """Reads a preset's recipe.
 
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        The `Recipe`.
+
     Raises:
-        checks.InputError: for a name that is not in the zoo; lists those that are.
+        checks.InputError: for a name that is not in the zoo, which lists those that are, or a
+            damaged file.
     """
     checks.choice("preset", name, names())
     return Recipe.from_dict(_read(name, "recipe.json"))
@@ -159,7 +166,17 @@ def weights(name: str) -> Path:
 
 
 def load_metrics(name: str) -> dict[str, Any]:
-    """Reads a preset's `metrics.json`."""
+    """Reads a preset's `metrics.json`.
+
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        Its content.
+
+    Raises:
+        checks.InputError: for a name that is not in the zoo, or a missing or damaged file.
+    """
     checks.choice("preset", name, names())
     return _read(name, "metrics.json")
 

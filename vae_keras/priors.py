@@ -82,15 +82,12 @@ class AutoregressiveFlow(keras.layers.Layer):
 
     def distribution(self, latent_dim: int) -> tfd.Distribution:
         """Returns the prior over latents [latent_dim]."""
-        base = tfd.Independent(tfd.Normal(tf.zeros(latent_dim), tf.ones(latent_dim)), 1)
+        base = StandardNormal().distribution(latent_dim)
         return tfd.TransformedDistribution(base, self._bijector(latent_dim))
 
     def transform(self, noise: tf.Tensor) -> tf.Tensor:
         """Moves standard normal noise [N, latent_dim] to draws of the prior."""
         return self._bijector(noise.shape[-1]).forward(noise)
-
-    def call(self, noise: tf.Tensor) -> tf.Tensor:
-        return self.transform(noise)
 
     def _bijector(self, latent_dim: int) -> tfb.Bijector:
         if not self.built:
@@ -112,9 +109,6 @@ class AutoregressiveFlow(keras.layers.Layer):
             h = tf.tensordot(h, kernel * mask, 1) + bias
         shift, raw = tf.split(h, 2, axis=-1)
         return shift, _STEEPEST * tf.tanh(raw / _STEEPEST)
-
-    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {

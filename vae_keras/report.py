@@ -35,9 +35,14 @@ CAPTIONS = {
 }
 
 
-def captions(data: str) -> dict[str, str]:
-    """Returns the figures' captions; the report's values stand beside MNIST's alone."""
-    return CAPTIONS if data == "mnist" else CAPTIONS | {"elbo": "The ELBO after each epoch."}
+def compares(data: str, likelihood: str) -> bool:
+    """Whether the lab report's ELBO may stand beside a run's: probabilities of the same data."""
+    return data == "mnist" and likelihood == "Bernoulli"
+
+
+def captions(compared: bool) -> dict[str, str]:
+    """Returns the figures' captions, for a curve with the lab report's values or without."""
+    return CAPTIONS if compared else CAPTIONS | {"elbo": "The ELBO after each epoch."}
 
 
 def provenance(data_sha256: str) -> dict[str, Any]:
@@ -89,8 +94,15 @@ def _cpu() -> str:
 
 
 def metric(name: str, value: float, **facts: Any) -> dict[str, Any]:
-    """Returns a number with how it was made, as `metrics.json` lists them."""
-    return {"name": name, "value": value, **facts}
+    """Returns a number with how it was made, as `metrics.json` lists them.
+
+    Args:
+        name: of the figure.
+        value: of it.
+        **facts: on it; those that are NaN, such as one image's standard error, are left out.
+    """
+    known = {fact: given for fact, given in facts.items() if given == given}
+    return {"name": name, "value": value, **known}
 
 
 def page(
@@ -112,10 +124,11 @@ def page(
     Returns:
         HTML text.
     """
-    data = config.get("data", "mnist")
+    likelihood = config.get("likelihood", {}).get("name", "Bernoulli")
+    compared = compares(config.get("data", "mnist"), likelihood)
     paths = sorted(figures_folder.glob("*.png"), key=_rank)
-    shown = "".join(_figure(path, captions(data)) for path in paths)
-    epochs = _epoch_rows(rows, figures.REPORT_ELBO if data == "mnist" else ())
+    shown = "".join(_figure(path, captions(compared)) for path in paths)
+    epochs = _epoch_rows(rows, figures.REPORT_ELBO if compared else ())
     head = f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
@@ -128,7 +141,7 @@ def page(
         "<h2>Figures</h2>",
         shown,
         "<h2>The ELBO of each epoch</h2>",
-        _table(("epoch", *(("the report",) if data == "mnist" else ()), *_CURVE), epochs),
+        _table(("epoch", *(("the report",) if compared else ()), *_CURVE), epochs),
         _neighbours(metrics.get("latent_classes", {})),
         "<h2>Configuration</h2>",
         _table(("field", "value"), _flatten(config)),

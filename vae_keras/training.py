@@ -101,6 +101,7 @@ class TrainConfig:
         checks.positive("learning_rate", recipe.learning_rate)
         checks.seed(recipe.seed)
         checks.whole_number("validation", recipe.validation, 0)
+        checks.whole_number("warmup_steps", recipe.warmup_steps, 0)
         checks.choice("binarization", recipe.binarization, data.BINARIZATIONS)
         checks.choice("likelihood", recipe.likelihood.name, presets.LIKELIHOODS)
         checks.choice("schedule", recipe.schedule, presets.SCHEDULES)
@@ -237,10 +238,11 @@ def build_model(recipe: presets.Recipe, image_shape: tuple[int, ...], num_images
 def _network(recipe: presets.Recipe, image_shape: tuple[int, ...], precision: str) -> VAE:
     """A recipe's model with fresh weights, not compiled."""
     given = {"seed": recipe.seed, "dtype": precision}
+    prior_seed = {} if recipe.prior.name == "StandardNormal" else {"seed": recipe.seed}
     return VAE(
         _part(networks, recipe.encoder, **given),
         _part(networks, recipe.decoder, **given, image_shape=image_shape),
-        prior=_part(priors, recipe.prior),
+        prior=_part(priors, recipe.prior, **prior_seed),
         objective=_part(objectives, recipe.objective),
         likelihood=_part(distributions, recipe.likelihood),
         binarization=recipe.binarization,
@@ -265,9 +267,7 @@ def _part(module: ModuleType, part: presets.Part, **arguments: Any) -> Any:
         ) from error
 
 
-def _schedule(recipe: presets.Recipe, steps: int) -> float | Any:
-    if recipe.schedule == "constant":
-        return recipe.learning_rate
+def _schedule(recipe: presets.Recipe, steps: int) -> Any:
     warmup = min(recipe.warmup_steps, steps // 10)
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warmup else recipe.learning_rate,
@@ -493,7 +493,7 @@ def _finish(
     curve = figures.elbo_curve(
         [float(row["elbo"]) for row in rows],
         [float(row["val_elbo"]) for row in rows if row["val_elbo"]],
-        report=recipe.data == "mnist",
+        report=report.compares(recipe.data, recipe.likelihood.name),
     )
     figures.save(curve, folder / "figures" / "elbo.png")
     for name, figure in gallery.test_figures(

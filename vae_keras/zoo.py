@@ -1,4 +1,4 @@
-"""A finished run to a zoo folder: weights, SavedModel, the full evaluation, goldens, card."""
+"""A finished run to a zoo folder: weights, the likelihood, goldens, card; a served SavedModel."""
 
 from __future__ import annotations
 
@@ -57,6 +57,11 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
             f"a published run has a sound config.json. Received: {run} ({error!r}). Train it anew."
         ) from error
     recipe = presets.load_recipe(name)
+    if "own_data" in config:
+        raise checks.InputError(
+            f"a published run follows its preset's recipe. Received: {run}, trained on own data. "
+            "Keep its model.keras: every command takes it as --model."
+        )
     followed = presets.Recipe.from_dict({key: config[key] for key in config if key != "preset"})
     texts = {name: getattr(recipe, name) for name in presets.TEXTS}
     if dataclasses.replace(followed, **texts) != recipe:
@@ -124,6 +129,12 @@ def estimate_likelihood(
         seed: of the noise.
         num_refined: how many images take all of them, or None for every one; by their gain over
             a few samples all are raised, see `evaluation.estimate_by_difference`.
+
+    Returns:
+        `LogLikelihood`, in nats per image.
+
+    Raises:
+        checks.InputError: as the functions of `evaluation`.
     """
     if num_refined is None:
         return evaluation.estimate_log_likelihood(model, test, num_samples, seed=seed)
@@ -137,7 +148,9 @@ def likelihood_metric(likelihood: evaluation.LogLikelihood, binarization: str) -
         likelihood: of the test images.
         binarization: theirs.
     """
-    refined = {} if likelihood.num_refined is None else {"num_refined": likelihood.num_refined}
+    refined = {}
+    if likelihood.num_refined is not None:
+        refined = {"num_refined": likelihood.num_refined, "num_few": evaluation.FEW}
     return report.metric(
         "negative_log_likelihood",
         -likelihood.estimate.mean,
