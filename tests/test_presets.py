@@ -20,7 +20,7 @@ def test_every_recipe_builds_its_model(name):
 
 @pytest.mark.parametrize("prior", ["StandardNormal", "AutoregressiveFlow"])
 def test_the_seed_reaches_every_part_that_has_weights(prior):
-    def weights(seed: int) -> dict[str, list]:
+    def weights(seed: int) -> list[np.ndarray]:
         recipe = dataclasses.replace(
             presets.load_recipe("planar_mnist"), prior=presets.Part(prior), seed=seed
         )

@@ -103,10 +103,8 @@ def card(
         Markdown.
     """
     name, made = metrics["preset"], metrics["provenance"]
-    data, captions = (
-        datasets.KNOWN[recipe.data],
-        report.captions(report.compares(recipe.data, recipe.likelihood.name)),
-    )
+    data = datasets.KNOWN[recipe.data]
+    captions = report.captions(report.compares(recipe.data, recipe.likelihood.name))
     held = recipe.validation
     trained_on = (
         f"all 60,000 training images of {data.title}"
