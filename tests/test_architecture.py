@@ -26,6 +26,7 @@ LAYERS = (
         "networks",
         "optimizers",
         "presets",
+        "schedules",
         "warmup",
     ),
     ("objectives", "own_images", "priors"),

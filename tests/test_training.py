@@ -358,16 +358,6 @@ def test_a_run_of_a_version_without_a_field_goes_on(tmp_path):
         )
 
 
-def test_schedule_rises_and_falls_to_zero():
-    recipe = training.TrainConfig(epochs=4).recipe()
-    schedule = training._schedule(recipe, 1000)
-    rates = [float(schedule(step)) for step in (0, 100, 500, 999, 1000)]
-    assert rates[0] == 0.0
-    assert rates[1] == pytest.approx(recipe.learning_rate)
-    assert rates[1] > rates[2] > rates[3] > rates[4]
-    assert rates[4] == pytest.approx(0.0, abs=1e-9)
-
-
 def test_config_is_frozen():
     with pytest.raises(AttributeError):
         training.TrainConfig().epochs = 3

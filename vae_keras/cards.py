@@ -146,8 +146,7 @@ def card(
         "## Training\n",
         f"{recipe.epochs:,} epochs on {trained_on}{origin}; objective "
         f"{_part(recipe.objective)}, batch size {recipe.batch_size}, {_part(recipe.optimizer)} at "
-        f"{recipe.learning_rate:g}, {recipe.schedule} schedule after {recipe.warmup_steps} steps "
-        f"of warm-up, {recipe.binarization} binarization, "
+        f"{recipe.learning_rate:g}, {_schedule(recipe)}, {recipe.binarization} binarization, "
         f"{recipe.precision.replace('_', ' ')} networks, seed {recipe.seed}. "
         f"{metrics['parameters']:,} parameters.\n",
         f"```bash\npython train.py --preset {name}\n```\n",
@@ -162,6 +161,11 @@ def card(
         "the same binarization.\n",
     ]
     return "\n".join(lines)
+
+
+def _schedule(recipe: presets.Recipe) -> str:
+    once = f"{recipe.schedule} schedule after {recipe.warmup_steps} steps of warm-up"
+    return once if recipe.cycles == 1 else f"{recipe.cycles} cycles of a {once}"
 
 
 def _refined(metrics: Mapping[str, Any]) -> Mapping[str, Any] | None:

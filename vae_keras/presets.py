@@ -50,6 +50,8 @@ class Recipe:
             as for all other data than the preset's own. Default "".
         schedule: "cosine", which falls to 0 with the last step. Default "cosine".
         warmup_steps: steps of linear rise before. Default 0.
+        cycles: how often rise and fall are run through, an equal share of the steps each.
+            Default 1.
         binarization: "dynamic", "threshold" or "none". Default "dynamic".
         validation: how many of the last training images are held out. Default 10000.
         seed: of weights, order and noise. Default 0.
@@ -72,6 +74,7 @@ class Recipe:
     start_from: str = ""
     schedule: str = "cosine"
     warmup_steps: int = 0
+    cycles: int = 1
     binarization: str = "dynamic"
     validation: int = 10000
     seed: int = 0

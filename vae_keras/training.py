@@ -38,6 +38,7 @@ from vae_keras import (
     presets,
     priors,
     report,
+    schedules,
 )
 from vae_keras.model import VAE
 
@@ -102,6 +103,7 @@ class TrainConfig:
         checks.seed(recipe.seed)
         checks.whole_number("validation", recipe.validation, 0)
         checks.whole_number("warmup_steps", recipe.warmup_steps, 0)
+        checks.whole_number("cycles", recipe.cycles, 1)
         checks.choice("binarization", recipe.binarization, data.BINARIZATIONS)
         checks.choice("likelihood", recipe.likelihood.name, presets.LIKELIHOODS)
         checks.choice("schedule", recipe.schedule, presets.SCHEDULES)
@@ -229,7 +231,9 @@ def build_model(recipe: presets.Recipe, image_shape: tuple[int, ...], num_images
         model.encoder.set_weights(source.encoder.get_weights())
         model.decoder.set_weights(source.decoder.get_weights())
     steps = -(-(num_images - recipe.validation) // recipe.batch_size) * recipe.epochs
-    rate = _schedule(recipe, steps)
+    rate = schedules.cosine(
+        recipe.learning_rate, steps, warmup_steps=recipe.warmup_steps, cycles=recipe.cycles
+    )
     model.compile(_part(optimizers, recipe.optimizer, learning_rate=rate))
     model.optimizer.build(model.trainable_variables)
     return model
@@ -265,16 +269,6 @@ def _part(module: ModuleType, part: presets.Part, **arguments: Any) -> Any:
         raise checks.InputError(
             f"a recipe's {part.name} takes that class's arguments. Received: {error}."
         ) from error
-
-
-def _schedule(recipe: presets.Recipe, steps: int) -> Any:
-    warmup = min(recipe.warmup_steps, steps // 10)
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0 if warmup else recipe.learning_rate,
-        warmup_target=recipe.learning_rate if warmup else None,
-        warmup_steps=warmup,
-        decay_steps=steps - warmup,
-    )
 
 
 # --------------------------------------------------------------------------------- the stages
