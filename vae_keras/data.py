@@ -35,12 +35,12 @@ def binarize(images: np.ndarray, seed: int, mode: str = "dynamic") -> np.ndarray
     """
     images = checks.images(images, "images")
     checks.choice("binarization", mode, BINARIZATIONS)
-    blocks = []
+    pixels = np.empty(images.shape, np.float32)
     for start in range(0, len(images), 1000):
         block = images[start : start + 1000]
         bits = pixel_bits(checks.seed(seed), noise.Stream.TEST_PIXELS, block.shape, row=start)
-        blocks.append(to_pixels(tf.constant(block), bits, mode).numpy())
-    return np.concatenate(blocks)
+        pixels[start : start + 1000] = to_pixels(tf.constant(block), bits, mode)
+    return pixels
 
 
 def pixel_bits(
