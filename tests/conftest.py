@@ -40,13 +40,48 @@ def small_vae(seed: int = 0, **arguments) -> VAE:
     return vae
 
 
+def images(rows: int, shape=(6, 6, 1), seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((rows, *shape), dtype=np.float32)
+
+
+def seeds(rows: int, seed: int = 7) -> np.ndarray:
+    return np.stack([np.full(rows, seed), np.arange(rows)], axis=1).astype(np.int32)
+
+
+def signature_answers(vae: VAE, rows: int) -> dict[str, tuple[dict, dict]]:
+    """Every signature's inputs, and what the Python model's own methods make of them."""
+    x, y = images(rows, vae.image_shape), images(rows, vae.image_shape, seed=1)
+    latents = np.random.default_rng(2).normal(size=(rows, vae.latent_dim)).astype(np.float32)
+    posterior, drawn = vae.encode(x), vae.prior_latents(rows, seed=7)
+    weight = np.linspace(0, 1, rows, dtype=np.float32)
+    line = (1 - weight[:, None]) * posterior.loc + weight[:, None] * vae.encode(y).loc
+    return {
+        "reconstruct": ({"images": x}, {"reconstructions": vae.reconstruct(x)}),
+        "serving_default": ({"images": x}, {"reconstructions": vae.reconstruct(x)}),
+        "encode": ({"images": x}, posterior._asdict()),
+        "decode": ({"latents": latents}, {"probabilities": vae.decode(latents)}),
+        "sample": (
+            {"seeds": seeds(rows)},
+            {"latents": drawn, "probabilities": vae.sample(rows, seed=7)},
+        ),
+        "interpolate": (
+            {"start_images": x, "end_images": y, "fractions": weight},
+            {"probabilities": vae.decode(line)},
+        ),
+        "score": ({"images": x, "seeds": seeds(rows)}, vae.elbo(x, seed=7)._asdict()),
+    }
+
+
+needs_muon = pytest.mark.skipif(
+    not hasattr(keras.optimizers.Muon, "lr_adjust"), reason="Muon needs Keras 3.13"
+)
+
+
 def trainable(names: Iterable[str]) -> list:
     """Presets as a test's parameters; those that Muon trains are skipped where it is too old."""
-    old = not hasattr(keras.optimizers.Muon, "lr_adjust")
 
     def marks(name: str) -> list:
-        needs_muon = presets.load_recipe(name).optimizer.name == "Muon"
-        return [pytest.mark.skipif(needs_muon and old, reason="Muon needs Keras 3.13")]
+        return [needs_muon] if presets.load_recipe(name).optimizer.name == "Muon" else []
 
     return [pytest.param(name, marks=marks(name)) for name in names]
 

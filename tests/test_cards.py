@@ -33,8 +33,9 @@ def test_metrics_hold_what_a_reader_needs(name):
     metrics = presets.load_metrics(name)
     assert metrics["preset"] == name
     made = {"commit", "versions", "hardware", "data_sha256"}
+    start = {presets.START_HASH} if presets.load_recipe(name).start_from else set()
     # `evaluated`, what measured the likelihood, is not in folders published before it was kept.
-    assert set(metrics["provenance"]) - {"evaluated"} == made | {"weights_sha256"}
+    assert set(metrics["provenance"]) - {"evaluated"} == made | start | {"weights_sha256"}
     assert set(metrics["provenance"].get("evaluated", made)) == made
     entries = {entry["name"]: entry for entry in metrics["metrics"]}
     nll = entries["negative_log_likelihood"]
@@ -57,6 +58,19 @@ def test_a_card_follows_its_numbers(tmp_path):
     text = cards.card(presets.load_recipe(name), metrics, {"value": 99, "source": "someone"}, [])
     assert "12.35" in text or "12.34" in text
     assert "99 (someone)" in text
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLISHED if presets.load_recipe(n).start_from])
+def test_a_card_says_when_a_run_cannot_start_from_the_same_weights_again(name):
+    recipe = presets.load_recipe(name)
+    metrics = json.loads(json.dumps(presets.load_metrics(name)))
+    today = presets.load_metrics(recipe.start_from)["provenance"]["weights_sha256"]
+    metrics["provenance"][presets.START_HASH] = today
+    assert f"from the weights of `{recipe.start_from}`;" in cards.card(recipe, metrics, None, [])
+    metrics["provenance"][presets.START_HASH] = "0123456789abcdef"
+    text = cards.card(recipe, metrics, None, [])
+    assert f"`{recipe.start_from}` had before its present ones" in text
+    assert "SHA-256 `0123456789ab...`" in text
 
 
 def test_a_card_says_why_some_images_took_fewer_samples():

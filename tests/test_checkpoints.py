@@ -4,13 +4,13 @@ import contextlib
 import json
 import os
 
-import keras
 import numpy as np
 import pytest
 
-from tests.conftest import small_vae
-from vae_keras import ConvDecoder, ConvEncoder, callbacks, checkpoints, checks
+from tests.conftest import needs_muon, small_vae
+from vae_keras import ConvDecoder, ConvEncoder, callbacks, checkpoints, checks, optimizers
 from vae_keras.objectives import IWAE
+from vae_keras.priors import AutoregressiveFlow
 
 
 def progress(epoch=1, step=0):
@@ -184,22 +184,29 @@ def test_no_kill_within_a_save_is_taken_for_damage(tmp_path, monkeypatch, saves,
     assert state in ([None, progress(1)] if saves == 1 else [progress(saves - 1), progress(saves)])
 
 
-def convolutions():
+def convolutions(dtype="float32"):
     return {
-        "encoder": ConvEncoder(latent_dim=2, widths=(3,)),
-        "decoder": ConvDecoder(image_shape=(6, 6, 1), widths=(3,)),
+        "encoder": ConvEncoder(latent_dim=2, widths=(3,), dtype=dtype),
+        "decoder": ConvDecoder(image_shape=(6, 6, 1), widths=(3,), dtype=dtype),
         "objective": IWAE(num_samples=3, num_resampled=2),
     }
 
 
+def learned_prior():
+    return convolutions("mixed_bfloat16") | {"prior": AutoregressiveFlow(depth=2, hidden=(4,))}
+
+
 @pytest.mark.parametrize(
-    ("stop_after", "parts", "xla", "steps"),
-    [(stop, dict, False, (2, 2)) for stop in (1, 4, 7, 9, 10)]
-    + [(4, dict, True, (2, 2)), (4, convolutions, False, (2, 2))]
+    ("stop_after", "parts", "optimizer", "xla", "steps"),
+    [(stop, dict, "Adam", False, (2, 2)) for stop in (1, 4, 7, 9, 10)]
+    + [(4, dict, "Adam", True, (2, 2)), (4, convolutions, "Adam", False, (2, 2))]
+    + [pytest.param(4, learned_prior, "Muon", False, (2, 2), marks=needs_muon)]
     # As after several replicas, which take one step a call: within a stack, or just before its end.
-    + [(stop, dict, False, (1, 4)) for stop in (8, 9, 10, 11, 12)],
+    + [(stop, dict, "Adam", False, (1, 4)) for stop in (8, 9, 10, 11, 12)],
 )
-def test_a_stopped_run_goes_on_bit_for_bit(digits, tmp_path, stop_after, parts, xla, steps):
+def test_a_stopped_run_goes_on_bit_for_bit(
+    digits, tmp_path, stop_after, parts, optimizer, xla, steps
+):
     """Stops after some compiled call, mid-epoch or at an epoch's end, and resumes elsewhere."""
 
     def run(vae, folder, should_stop=lambda: False):
@@ -224,7 +231,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(digits, tmp_path, stop_after, parts, 
 
     def fresh(seed, steps=4):
         vae = small_vae(**parts())
-        vae.compile(keras.optimizers.Adam(0.01), steps_per_execution=steps, jit_compile=xla)
+        rule = getattr(optimizers, optimizer)(0.01)
+        vae.compile(rule, steps_per_execution=steps, jit_compile=xla)
         vae.optimizer.build(vae.trainable_variables)
         if seed:
             vae.set_weights([w + 1.0 for w in vae.get_weights()])

@@ -280,3 +280,36 @@ def test_fashion_mnist_is_fashion_mnist():
     assert images.x_test.shape == (10000, 28, 28, 1)
     assert list(images.y_train[:10]) == [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]
     assert list(np.bincount(images.y_test)) == [1000] * 10
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (None, False),
+        (["a"] * 60, False),
+        ([*"ab"] * 30, True),
+        (range(50), True),
+        (range(51), False),
+    ],
+)
+def test_classes_are_more_than_one_and_not_too_many(labels, classes):
+    assert datasets.has_classes(None if labels is None else np.array(labels)) is classes
+
+
+@pytest.mark.parametrize(
+    ("labels", "test_labels", "said"),
+    [
+        ([0, 1] * 10, [0, 1], None),
+        (range(20), None, "Received: 0."),
+        ([0, 1] * 10, [1, 1], "Received: 1."),
+        (range(60), range(60), "Received: 60."),
+    ],
+)
+def test_what_has_no_map_of_classes_is_said(labels, test_labels, said):
+    y = np.array(labels)
+    y_test = None if test_labels is None else np.array(test_labels)
+    x, x_test = (np.zeros((size, 2, 2, 1), np.uint8) for size in (len(y), 2))
+    found = datasets.DataSet("mine", datasets.Images(x, y, x_test, y_test), "as given")
+    lines = [line for line in datasets.describe(found) if line.startswith("No map of classes")]
+    assert len(lines) == (said is not None)
+    assert said is None or lines[0].endswith(f"it takes 2 to 50 among the test images. {said}")

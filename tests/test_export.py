@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import small_vae
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 
-from vae_keras import VAE, checks, export, noise, warmup
+from tests.conftest import images, seeds, signature_answers, small_vae
+from vae_keras import VAE, ConvDecoder, ConvEncoder, checks, export, noise, warmup
 from vae_keras.priors import AutoregressiveFlow
 from vae_keras.signatures import example_inputs, signatures
 
@@ -58,38 +58,6 @@ def with_random_weights(vae: VAE) -> VAE:
     weights = [generator.normal(0, 0.1, part.shape) for part in vae.get_weights()]
     vae.set_weights(weights)
     return vae
-
-
-def images(rows: int, shape=(6, 6, 1), seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).random((rows, *shape), dtype=np.float32)
-
-
-def seeds(rows: int, seed: int = 7) -> np.ndarray:
-    return np.stack([np.full(rows, seed), np.arange(rows)], axis=1).astype(np.int32)
-
-
-def answers(vae: VAE, rows: int) -> dict[str, tuple[dict, dict]]:
-    """Every signature's inputs, and what the Python model's own methods make of them."""
-    x, y = images(rows, vae.image_shape), images(rows, vae.image_shape, seed=1)
-    latents = np.random.default_rng(2).normal(size=(rows, vae.latent_dim)).astype(np.float32)
-    posterior, drawn = vae.encode(x), vae.prior_latents(rows, seed=7)
-    weight = np.linspace(0, 1, rows, dtype=np.float32)
-    line = (1 - weight[:, None]) * posterior.loc + weight[:, None] * vae.encode(y).loc
-    return {
-        "reconstruct": ({"images": x}, {"reconstructions": vae.reconstruct(x)}),
-        "serving_default": ({"images": x}, {"reconstructions": vae.reconstruct(x)}),
-        "encode": ({"images": x}, posterior._asdict()),
-        "decode": ({"latents": latents}, {"probabilities": vae.decode(latents)}),
-        "sample": (
-            {"seeds": seeds(rows)},
-            {"latents": drawn, "probabilities": vae.sample(rows, seed=7)},
-        ),
-        "interpolate": (
-            {"start_images": x, "end_images": y, "fractions": weight},
-            {"probabilities": vae.decode(line)},
-        ),
-        "score": ({"images": x, "seeds": seeds(rows)}, vae.elbo(x, seed=7)._asdict()),
-    }
 
 
 def run(signature, inputs: dict) -> dict[str, np.ndarray]:
@@ -163,7 +131,7 @@ def test_the_signatures_are_those_of_the_table(served):
 @pytest.mark.parametrize("rows", [1, 3, 64])
 def test_a_signature_gives_the_python_models_own_bits(preset, preset_version, rows):
     served = tf.saved_model.load(os.fspath(preset_version)).signatures
-    for name, (inputs, expected) in answers(preset, rows).items():
+    for name, (inputs, expected) in signature_answers(preset, rows).items():
         outputs = run(served[name], inputs)
         for key, value in expected.items():
             np.testing.assert_array_equal(outputs[key], value, f"{name} {key}")
@@ -172,7 +140,7 @@ def test_a_signature_gives_the_python_models_own_bits(preset, preset_version, ro
 def test_encoded_pixels_are_binarized_as_the_model_does(tmp_path):
     vae = with_random_weights(small_vae(binarization="threshold"))
     served = tf.saved_model.load(os.fspath(export.export_saved_model(vae, tmp_path))).signatures
-    for name, (inputs, expected) in answers(vae, 3).items():
+    for name, (inputs, expected) in signature_answers(vae, 3).items():
         outputs = run(served[name], inputs)
         for key, value in expected.items():
             np.testing.assert_array_equal(outputs[key], value, f"{name} {key}")
@@ -197,7 +165,7 @@ def test_a_line_is_that_of_interpolate(small, served):
 
 
 def test_a_rows_answer_does_not_depend_on_its_batch(small, served):
-    for name, (inputs, _) in answers(small, 64).items():
+    for name, (inputs, _) in signature_answers(small, 64).items():
         whole = run(served[name], inputs)
         for start, stop in ((0, 1), (1, 4), (30, 64)):
             part = run(served[name], {key: value[start:stop] for key, value in inputs.items()})
@@ -225,7 +193,7 @@ def test_the_log_marginal_is_the_importance_weighted_one(small, served):
 
 
 def test_concurrent_threads_get_the_answers_of_one(small, served):
-    cases = list(answers(small, 3).items()) * 6
+    cases = list(signature_answers(small, 3).items()) * 6
 
     def ask(case):
         name, (inputs, _) = case
@@ -240,7 +208,7 @@ def test_concurrent_threads_get_the_answers_of_one(small, served):
 
 def test_a_fresh_process_without_this_package_gives_the_same_bits(preset, preset_version, tmp_path):
     for rows in (1, 3, 64):
-        for name, (inputs, expected) in answers(preset, rows).items():
+        for name, (inputs, expected) in signature_answers(preset, rows).items():
             arrays = {f"in {key}": value for key, value in inputs.items()}
             arrays |= {f"out {key}": value for key, value in expected.items()}
             np.savez(tmp_path / f"{name}.{rows}.npz", **arrays)
@@ -561,13 +529,25 @@ def expected_parts(vae: VAE, rows: int) -> list[tuple[np.ndarray, dict[str, np.n
     return [(x, posterior._asdict()), (posterior.loc, {"probabilities": vae.decode(posterior.loc)})]
 
 
+@pytest.fixture(scope="module", params=["mlp_mnist", "convolutions"])
+def whole(request) -> VAE:
+    """What parts are taken from."""
+    if request.param == "mlp_mnist":
+        return request.getfixturevalue("preset")
+    networks = {
+        "encoder": ConvEncoder(latent_dim=2, widths=(3, 4)),
+        "decoder": ConvDecoder(image_shape=(9, 7, 3), widths=(3, 4)),
+    }
+    return with_random_weights(small_vae(**networks))
+
+
 @pytest.mark.parametrize("rows", [1, 5])
-def test_onnx_parts_answer_as_the_model(preset, tmp_path, rows):
+def test_onnx_parts_answer_as_the_model(whole, tmp_path, rows):
     pytest.importorskip("tf2onnx", reason="the extra [onnx] is not installed")
     runtime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
-    paths = export.export_parts(preset, tmp_path, "onnx")
+    paths = export.export_parts(whole, tmp_path, "onnx")
     assert [path.name for path in paths] == ["encoder.onnx", "decoder.onnx"]
-    for path, (value, expected) in zip(paths, expected_parts(preset, rows), strict=True):
+    for path, (value, expected) in zip(paths, expected_parts(whole, rows), strict=True):
         session = runtime.InferenceSession(path)
         names = [output.name for output in session.get_outputs()]
         outputs = dict(
@@ -587,10 +567,10 @@ def litert_interpreter():
 
 
 @pytest.mark.parametrize("rows", [1, 5])
-def test_litert_parts_answer_as_the_model(preset, tmp_path, rows):
-    paths = export.export_parts(preset, tmp_path, "litert")
+def test_litert_parts_answer_as_the_model(whole, tmp_path, rows):
+    paths = export.export_parts(whole, tmp_path, "litert")
     assert [path.name for path in paths] == ["encoder.tflite", "decoder.tflite"]
-    for path, (value, expected) in zip(paths, expected_parts(preset, rows), strict=True):
+    for path, (value, expected) in zip(paths, expected_parts(whole, rows), strict=True):
         runner = litert_interpreter()(model_path=os.fspath(path)).get_signature_runner()
         outputs = runner(**{next(iter(runner.get_input_details())): value})
         assert outputs.keys() == expected.keys()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.conftest import signature_answers
 from vae_keras import (
     ELBO,
     IWAE,
@@ -18,11 +19,18 @@ from vae_keras import (
     evaluation,
     export,
 )
+from vae_keras.priors import AutoregressiveFlow
 
 GREY, COLOUR = (9, 7, 1), (9, 7, 3)
 
 
-def member(kind: str, objective, shape, likelihood=None, dtype: str = "float32", **compiled) -> VAE:
+def flow() -> AutoregressiveFlow:
+    return AutoregressiveFlow(depth=2, hidden=(8,))
+
+
+def member(
+    kind: str, objective, shape, likelihood=None, prior=None, dtype: str = "float32", **compiled
+) -> VAE:
     """A compiled model of a few hundred weights."""
     encoder, decoder, size = {
         "mlp": (MLPEncoder, MLPDecoder, {"hidden": (8,), "activation": "mish"}),
@@ -33,6 +41,7 @@ def member(kind: str, objective, shape, likelihood=None, dtype: str = "float32",
         decoder(image_shape=shape, dtype=dtype, **size),
         objective=objective,
         likelihood=likelihood,
+        prior=prior and prior(),
     )
     vae.compile(**compiled)
     return vae
@@ -50,6 +59,7 @@ def images(shape, num: int = 20) -> np.ndarray:
         ("conv", IWAE(4), GREY),
         ("mlp", IWAE(4, num_resampled=2), GREY, ContinuousBernoulli()),
         ("conv", ELBO(2.0, warmup_steps=4), COLOUR, ContinuousBernoulli()),
+        ("conv", IWAE(4, num_resampled=1), GREY, None, flow),
     ],
     ids=[
         "mlp-elbo",
@@ -58,6 +68,7 @@ def images(shape, num: int = 20) -> np.ndarray:
         "conv-iwae",
         "mlp-iwae-continuous",
         "conv-elbo-colour-continuous",
+        "conv-iwae-flow",
     ],
 )
 def trained(request) -> VAE:
@@ -85,17 +96,13 @@ def test_a_saved_member_answers_alike_and_trains_on(trained, tmp_path):
 def test_every_signature_of_a_member_answers(trained, tmp_path):
     version = export.export_saved_model(trained, tmp_path)
     served = tf.saved_model.load(str(version)).signatures
-    x = images(trained.image_shape, 3).astype(np.float32) / 255.0
-    seeds = tf.constant([[0, 0], [0, 1], [0, 2]])
-    reconstructed = served["reconstruct"](images=tf.constant(x))["reconstructions"]
-    np.testing.assert_array_equal(reconstructed, trained.reconstruct(x))
-    encoded = served["encode"](images=tf.constant(x))
-    np.testing.assert_array_equal(encoded["loc"], trained.encode(x).loc)
-    np.testing.assert_array_equal(
-        served["sample"](seeds=seeds)["probabilities"], trained.sample(3, seed=0)
-    )
-    scored = served["score"](images=tf.constant(x), seeds=seeds)
-    np.testing.assert_allclose(scored["elbo"], trained.elbo(x, seed=0).elbo, rtol=1e-5)
+    answers = signature_answers(trained, 3)
+    assert set(served) == set(answers)
+    for name, (inputs, expected) in answers.items():
+        found = served[name](**{key: tf.constant(value) for key, value in inputs.items()})
+        for key, value in expected.items():
+            np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-5, err_msg=name)
+    scored = served["score"](**{k: tf.constant(v) for k, v in answers["score"][0].items()})
     assert np.all(scored["log_marginal"] >= scored["elbo"] - 5.0)
 
 
@@ -121,6 +128,11 @@ def test_xla_changes_nothing_for_grey_pixels_but_rounding(objective):
     require_xla_agrees("mlp", objective, GREY, ContinuousBernoulli())
 
 
+@pytest.mark.parametrize("objective", [ELBO(), IWAE(4, num_resampled=1)], ids=["elbo", "iwae"])
+def test_xla_changes_nothing_for_a_learned_prior_but_rounding(objective):
+    require_xla_agrees("mlp", objective, GREY, None, flow)
+
+
 def require_xla_agrees(*parts) -> None:
     def logs(jit_compile: bool) -> dict[str, list[float]]:
         vae = member(*parts, jit_compile=jit_compile)
@@ -131,12 +143,16 @@ def require_xla_agrees(*parts) -> None:
         np.testing.assert_allclose(values, compiled[name], rtol=1e-4)
 
 
-@pytest.mark.parametrize("likelihood", [None, ContinuousBernoulli()], ids=["binary", "grey"])
-@pytest.mark.parametrize("objective", [ELBO(), IWAE(4)], ids=["elbo", "iwae"])
+@pytest.mark.parametrize(
+    ("likelihood", "prior"),
+    [(None, None), (ContinuousBernoulli(), None), (None, flow)],
+    ids=["binary", "grey", "flow"],
+)
+@pytest.mark.parametrize("objective", [ELBO(), IWAE(4, num_resampled=2)], ids=["elbo", "iwae"])
 @pytest.mark.parametrize("kind", ["mlp", "conv"])
-def test_bfloat16_networks_train_under_float32_distributions(kind, objective, likelihood):
-    parts = kind, objective, GREY, likelihood
-    half = member(*parts, "mixed_bfloat16", jit_compile=False)
+def test_bfloat16_networks_train_under_float32_distributions(kind, objective, likelihood, prior):
+    parts = kind, objective, GREY, likelihood, prior
+    half = member(*parts, dtype="mixed_bfloat16", jit_compile=False)
     full = member(*parts, jit_compile=False)
     x = images(GREY)
     logs = [vae.fit(x, batch_size=8, epochs=3, verbose=0).history["elbo"] for vae in (half, full)]

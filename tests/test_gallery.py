@@ -229,17 +229,3 @@ def test_few_classes_show_several_images_each_and_go_from_one_to_the_next(model,
     below, between = shown.values()
     assert below["column_labels"] == ["cat"] * 3 + ["dog"] * 3 + ["owl"] * 3
     assert between["row_labels"] == ["cat to dog", "dog to owl", "owl to cat"]
-
-
-@pytest.mark.parametrize(
-    ("labels", "classes"),
-    [
-        (None, False),
-        (["a"] * 60, False),
-        ([*"ab"] * 30, True),
-        (range(50), True),
-        (range(51), False),
-    ],
-)
-def test_classes_are_more_than_one_and_not_too_many(labels, classes):
-    assert gallery.has_classes(None if labels is None else np.array(labels)) is classes

@@ -4,11 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from tests.conftest import needs_muon
 from vae_keras import VAE, ConvDecoder, ConvEncoder, checks, optimizers
-
-muon = pytest.mark.skipif(
-    not hasattr(keras.optimizers.Muon, "lr_adjust"), reason="needs Keras 3.13, see optimizers.Muon"
-)
 
 
 def step(optimizer, start: np.ndarray, gradient: np.ndarray) -> np.ndarray:
@@ -22,7 +19,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-@muon
+@needs_muon
 @pytest.mark.parametrize("shape", [(30, 12), (12, 30), (3, 3, 4, 8), (5, 5, 1, 6)])
 def test_a_kernel_moves_as_far_in_every_direction(shape):
     moved = step(optimizers.Muon(0.01), normal(*shape), normal(*shape, seed=1))
@@ -32,7 +29,7 @@ def test_a_kernel_moves_as_far_in_every_direction(shape):
     assert 0.6 < lengths.min() <= lengths.max() < 1.3
 
 
-@muon
+@needs_muon
 @pytest.mark.parametrize("shape", [(30, 12), (3, 3, 4, 8)])
 def test_an_excluded_kernel_gets_adam(shape):
     def moved(**arguments) -> np.ndarray:
@@ -43,7 +40,7 @@ def test_an_excluded_kernel_gets_adam(shape):
     np.testing.assert_array_equal(moved(exclude_layers=["another"]), moved())
 
 
-@muon
+@needs_muon
 def test_a_convolution_moves_as_its_matrix_does():
     kernel, gradient = normal(3, 3, 4, 8), normal(3, 3, 4, 8, seed=1)
     moved = step(optimizers.Muon(0.01), kernel, gradient)
@@ -51,27 +48,27 @@ def test_a_convolution_moves_as_its_matrix_does():
     np.testing.assert_allclose(moved.reshape(36, 8), flat, rtol=1e-5, atol=1e-8)
 
 
-@muon
+@needs_muon
 def test_a_matrix_moves_as_keras_moves_it():
     ours = step(optimizers.Muon(0.01), normal(30, 12), normal(30, 12, seed=1))
     plain = keras.optimizers.Muon(0.01, weight_decay=None, adam_weight_decay=None)
     np.testing.assert_array_equal(ours, step(plain, normal(30, 12), normal(30, 12, seed=1)))
 
 
-@muon
+@needs_muon
 def test_a_bias_moves_as_adam_moves_it():
     ours = step(optimizers.Muon(0.01), normal(12), normal(12, seed=1))
     adams = step(optimizers.Adam(0.01), normal(12), normal(12, seed=1))
     np.testing.assert_allclose(ours, adams, rtol=1e-4)
 
 
-@muon
+@needs_muon
 def test_nothing_decays_without_a_gradient():
     zeros = np.zeros((3, 3, 4, 8), np.float32)
     assert not step(optimizers.Muon(0.01), normal(3, 3, 4, 8), zeros).any()
 
 
-@muon
+@needs_muon
 def test_a_saved_model_trains_on_as_if_it_had_not_been_saved(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), dtype=np.uint8)
     vae = VAE(ConvEncoder(3, (4, 6)), ConvDecoder((8, 8, 1), (4, 6)))

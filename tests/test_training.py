@@ -16,11 +16,14 @@ import tensorflow as tf
 
 import train as command
 from tests import killer
+from tests.conftest import trainable
 from vae_keras import (
+    VAE,
     ContinuousBernoulli,
     callbacks,
     checks,
     datasets,
+    keras_file,
     own_images,
     presets,
     training,
@@ -529,18 +532,62 @@ def test_another_named_set_keeps_the_presets_sizes(small_data):
     assert recipe.description == "The networks of mlp_mnist, trained on fashion_mnist"
 
 
-def test_other_data_than_the_presets_starts_from_fresh_weights(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("preset", trainable(["iwae_mnist"]))
+def test_other_data_than_the_presets_starts_from_fresh_weights(
+    preset, tmp_path, capsys, monkeypatch
+):
     x = np.random.default_rng(0).integers(0, 256, (30, 3, 4), dtype=np.uint8)
     np.savez(tmp_path / "mine.npz", x_train=x)
     folder = tmp_path / "run"
-    preset = "iwae_mnist"
     assert presets.load_recipe(preset).start_from, "the case needs a preset with a beginning"
     monkeypatch.setattr(training, "_fit", lambda *_: None)
     monkeypatch.setattr(training, "_finish", lambda *_: None)
     training.train(training.TrainConfig(preset, data=str(tmp_path / "mine.npz"), workdir=folder))
     said = capsys.readouterr().out
     assert "Starting from fresh weights: those of mlp_mnist_converged are for other data." in said
-    assert json.loads((folder / "config.json").read_text())["start_from"] == ""
+    config = json.loads((folder / "config.json").read_text())
+    assert config["start_from"] == ""
+    assert presets.START_HASH not in config
+
+
+def test_another_likelihood_than_the_presets_starts_from_fresh_weights(small_data, capsys):
+    settings = training.TrainConfig("iwae_mnist", binarization="none")
+    dataset = datasets.DataSet("mnist", small_data, "as published")
+    recipe = training._sized(settings.recipe(), settings, dataset)
+    assert (recipe.start_from, recipe.choices) == ("", "")
+    assert (recipe.likelihood.name, recipe.batch_size) == ("ContinuousBernoulli", 100)
+    training._announce(recipe, settings, dataset)
+    said = capsys.readouterr().out
+    assert "Starting from fresh weights: those of mlp_mnist_converged are for other pixels." in said
+
+
+@pytest.mark.parametrize("preset", trainable(["best_mnist"]))
+def test_networks_start_from_the_named_presets_weights(preset):
+    recipe = presets.load_recipe(preset)
+    model = training.build_model(recipe, (28, 28, 1), 60000)
+    start = VAE.from_preset(recipe.start_from)
+    for part in ("encoder", "decoder"):
+        ours, theirs = (getattr(vae, part).get_weights() for vae in (model, start))
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+    standard = np.float32([[0.3] * 32, [-1.0] * 32])
+    np.testing.assert_allclose(model.prior_draws(standard), standard, atol=1e-6)  # a fresh flow
+
+
+@pytest.mark.parametrize("preset", trainable(["best_mnist"]))
+def test_a_run_of_every_part_there_is(preset, tmp_path):
+    """Convolutions in bfloat16, a learned prior, IWAE, Muon, weights to start from."""
+    recipe = presets.load_recipe(preset)
+    assert (recipe.precision, recipe.optimizer.name) == ("mixed_bfloat16", "Muon")
+    folder = training.train(config(tmp_path / "run", preset=preset, epochs=1))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    start = presets.load_metrics(recipe.start_from)["provenance"]["weights_sha256"]
+    assert metrics["provenance"][presets.START_HASH] == start
+    entries = {entry["name"]: entry["value"] for entry in metrics["metrics"]}
+    assert -110 < entries["elbo"] < -80  # where its starting weights are, or near
+    model = keras_file.load(folder / "model.keras")
+    assert type(model.prior).__name__ == recipe.prior.name
+    assert model.encoder.dtype_policy.name == "float32"
 
 
 def test_the_presets_own_data_starts_where_the_recipe_says(small_data):

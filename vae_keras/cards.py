@@ -118,7 +118,6 @@ def card(
         for entry in metrics["metrics"]
     )
     pixels = "grey" if recipe.likelihood.name == "ContinuousBernoulli" else "binary"
-    origin = f", from the weights of `{recipe.start_from}`" if recipe.start_from else ""
     curve = metrics.get("importance_weighted_bounds", {})
     bounds = ", ".join(f"{value:.2f} at k = {int(k):,}" for k, value in curve.items())
     evaluated = made.get("evaluated")  # zoo folders from before it was kept do without
@@ -141,15 +140,15 @@ def card(
     if refined := _refined(metrics):
         lines.append(_why_refined(name, refined))
     lines += [
-        f"No choice was made on the test set: {recipe.choices}. A run reads the "
-        "test set after its last epoch.\n",
+        f"How the recipe was chosen: {recipe.choices}. A run reads the test set after its last "
+        "epoch.\n",
         "## Training\n",
-        f"{recipe.epochs:,} epochs on {trained_on}{origin}; objective "
+        f"{recipe.epochs:,} epochs on {trained_on}{_origin(recipe, made)}; objective "
         f"{_part(recipe.objective)}, batch size {recipe.batch_size}, {_part(recipe.optimizer)} at "
         f"{recipe.learning_rate:g}, {_schedule(recipe)}, {recipe.binarization} binarization, "
         f"{recipe.precision.replace('_', ' ')} networks, seed {recipe.seed}. "
         f"{metrics['parameters']:,} parameters.\n",
-        f"```bash\npython train.py --preset {name}\n```\n",
+        f"```bash\npython train.py --preset {name}{_needs(recipe)}\n```\n",
         "## Figures\n",
         *(f"![{captions[name]}](figures/{name}.png)\n" for name in figures),
         "## Made with\n",
@@ -161,6 +160,22 @@ def card(
         "the same binarization.\n",
     ]
     return "\n".join(lines)
+
+
+def _origin(recipe: presets.Recipe, made: Mapping[str, Any]) -> str:
+    if not recipe.start_from:
+        return ""
+    began = made[presets.START_HASH]
+    if began == presets.load_metrics(recipe.start_from)["provenance"]["weights_sha256"]:
+        return f", from the weights of `{recipe.start_from}`"
+    return (
+        f", from weights that `{recipe.start_from}` had before its present ones (those at this "
+        f"preset's commit, SHA-256 `{began[:12]}...`)"
+    )
+
+
+def _needs(recipe: presets.Recipe) -> str:
+    return "  # with Python 3.11 or newer" if recipe.optimizer.name == "Muon" else ""
 
 
 def _schedule(recipe: presets.Recipe) -> str:

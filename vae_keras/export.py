@@ -124,7 +124,7 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
 
     The encoder takes images [N, H, W, C] in [0, 1] and returns the posterior's `loc` and `scale`
     [N, L]; the decoder takes latents [N, L] and returns `probabilities` [N, H, W, C]. N is free.
-    Neither checks its rows.
+    Neither checks its rows. A learned prior is in neither: latents to decode are the caller's.
 
     Args:
         model: a built model with float32 weights.

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 from matplotlib.figure import Figure
 
-from vae_keras import figures, noise
+from vae_keras import datasets, figures, noise
 from vae_keras.model import VAE
 from vae_keras.priors import StandardNormal
 
@@ -24,7 +24,6 @@ _PAIRS = ((3, 5), (1, 7), (4, 9), (0, 6), (2, 8))  # digits people confuse, and 
 _STEPS = 11
 _SIDE = 20
 _COLUMNS = 10  # test images shown beside their reconstructions
-MAX_CLASSES = 50  # more are too many for a map
 
 
 def prior_grids(model: VAE, seed: int = 0, count: int = 25) -> dict[str, np.ndarray]:
@@ -49,11 +48,6 @@ def prior_titles(model: VAE, count: int = 25) -> dict[str, str]:
     standard = isinstance(model.prior, StandardNormal)
     sources = _PRIOR_SOURCES if standard else _LEARNED_PRIOR_SOURCES
     return {name: f"{count} images decoded from {source}" for name, source in sources.items()}
-
-
-def has_classes(labels: np.ndarray | None) -> bool:
-    """Whether labels name classes to compare: more than one, at most `MAX_CLASSES`."""
-    return labels is not None and 1 < len(np.unique(labels)) <= MAX_CLASSES
 
 
 def test_figures(
@@ -103,7 +97,7 @@ def test_figures(
     if model.latent_dim == 2:
         plane = figures.grid(manifold(model), _SIDE, _SIDE, "The latent plane, decoded", ink=ink)
         yield "manifold", plane
-    if has_classes(labels):
+    if datasets.has_classes(labels):
         loc = model.encode(images).loc
         points, axes = project(loc)
         yield "latent_map", figures.latent_map(points, labels, class_distances(loc, labels), axes)

@@ -15,6 +15,7 @@ LIKELIHOODS = ("Bernoulli", "ContinuousBernoulli")
 SCHEDULES = ("cosine",)
 TEXTS = ("description", "choices")  # fields for people: they change no run
 PRECISIONS = ("float32", "mixed_bfloat16")
+START_HASH = "start_weights_sha256"  # of the weights a run started from, beside its recipe
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-import keras
 import numpy as np
 
 from vae_keras import (
@@ -150,6 +149,8 @@ def train(config: TrainConfig) -> Path:
         images = dataset.images
         recipe = _sized(recipe, config, dataset)
         wanted = {"preset": config.preset} | recipe.to_dict()
+        if recipe.start_from:
+            wanted[presets.START_HASH] = files.sha256(presets.weights(recipe.start_from))
         if dataset.own:
             wanted["own_data"] = dict(dataset.identity)
         if _is_complete(team, folder, wanted, config.overwrite):
@@ -299,13 +300,15 @@ def _sized(
     recipe: presets.Recipe, config: TrainConfig, dataset: datasets.DataSet
 ) -> presets.Recipe:
     """The recipe for this data: what the preset sized for its own and the user did not give."""
-    if dataset.name == presets.load_recipe(config.preset).data:
+    preset = presets.load_recipe(config.preset)
+    if recipe.likelihood != preset.likelihood or dataset.name != preset.data:
+        # The weights it starts from are for the preset's likelihood, data and shape alone.
+        recipe = dataclasses.replace(recipe, start_from="", choices="")
+    if dataset.name == preset.data:
         return recipe
     recipe = dataclasses.replace(
         recipe,
         data=dataset.name,
-        start_from="",  # those weights are for the preset's data, and for its shape alone
-        choices="",
         description=f"The networks of {config.preset}, trained on {dataset.name}",
     )
     if not dataset.own:
@@ -326,7 +329,8 @@ def _announce(recipe: presets.Recipe, config: TrainConfig, dataset: datasets.Dat
     print("\n".join(datasets.describe(dataset)))
     start = config.recipe().start_from
     if start != recipe.start_from:
-        print(f"Starting from fresh weights: those of {start} are for other data.")
+        what = "data" if dataset.name != presets.load_recipe(config.preset).data else "pixels"
+        print(f"Starting from fresh weights: those of {start} are for other {what}.")
     print(
         f"Training on {kept:,} images, {recipe.validation:,} held out for validation: "
         f"{recipe.epochs:,} epochs of {-(-kept // recipe.batch_size):,} steps, "
@@ -496,15 +500,16 @@ def _finish(
         figures.save(figure, folder / "figures" / f"{name}.png")
         signals.check("between two figures")
 
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    start = {name: settings[name] for name in (presets.START_HASH,) if name in settings}
     metrics = {
         "preset": config.preset,
         "parameters": model.count_params(),
-        "provenance": report.provenance(datasets.fingerprint(images.x_test)),
+        "provenance": report.provenance(datasets.fingerprint(images.x_test)) | start,
         "metrics": measure(model, test, recipe.binarization, recipe.seed),
         "latent_classes": latent_classes(model, test, images.y_test),
     }
     files.write_json(folder / "metrics.json", metrics)
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     other = "" if recipe.data == presets.load_recipe(config.preset).data else f" on {recipe.data}"
     page = report.page(
         f"Run of {config.preset}{other}", settings, rows, metrics, folder / "figures"
@@ -558,9 +563,9 @@ def measure(model: VAE, test: np.ndarray, binarization: str, seed: int) -> list[
 def latent_classes(model: VAE, test: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
     """Returns the distances between class means, and each class's others from the nearest on.
 
-    Without classes to compare, see `gallery.has_classes`, it returns nothing.
+    Without classes to compare, see `datasets.has_classes`, it returns nothing.
     """
-    if not gallery.has_classes(labels):
+    if not datasets.has_classes(labels):
         return {}
     names = np.unique(labels)
     distances = gallery.class_distances(model.encode(test).loc, labels)

@@ -62,7 +62,8 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
             f"a published run follows its preset's recipe. Received: {run}, trained on own data. "
             "Keep its model.keras: every command takes it as --model."
         )
-    followed = presets.Recipe.from_dict({key: config[key] for key in config if key != "preset"})
+    beside = ("preset", presets.START_HASH)
+    followed = presets.Recipe.from_dict({key: config[key] for key in config if key not in beside})
     texts = {name: getattr(recipe, name) for name in presets.TEXTS}
     if dataclasses.replace(followed, **texts) != recipe:
         raise checks.InputError(
