@@ -53,6 +53,7 @@ def _run(case: str, arguments: argparse.Namespace) -> bool:
         _say(f"{case}: skipped, {reason}")
         return True
     _say(f"{case}: {_title(case)}")
+    about = results.about()
     try:
         if case in commands.COMMANDS:
             rows = commands.run(case, arguments.rounds, _say)
@@ -67,7 +68,7 @@ def _run(case: str, arguments: argparse.Namespace) -> bool:
             ratio = row.ratio
             _say(f"{row.contestant}: {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
     if not arguments.dry_run:
-        results.write(case, rows)
+        results.write(case, rows, about)
     return True
 
 

@@ -39,18 +39,19 @@ class Goal:
 
 
 def table() -> str:
-    """Renders every goal whose case has results as a line of a Markdown table."""
+    """Renders every goal as a line of a Markdown table."""
     lines = [
         "| case | figure | goal | measured | quartiles | met |",
         "|---|---|---|---|---|---|",
     ]
     for goal in GOALS:
         rows = {row["contestant"]: row for row in results.read(goal.case) if row["seconds"]}
+        bound = f"≥ {goal.at_least:g}" if goal.at_least is not None else f"≤ {goal.at_most:g}"
         try:
             figure = goal.measure(rows)
         except (KeyError, ValueError):  # a contestant is not measured yet
+            lines.append(f"| {goal.case} | {goal.what} | {bound} | not yet |  |  |")
             continue
-        bound = f"≥ {goal.at_least:g}" if goal.at_least is not None else f"≤ {goal.at_most:g}"
         met = "yes" if goal.is_met_by(figure.median) else "no"
         spread = f"{figure.low:.2f} to {figure.high:.2f}" if len(figure.rounds) > 1 else ""
         lines.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -55,8 +56,8 @@ def race(
     costs: dict[str, list[float]] = {name: [] for name in contestants}
     names = list(contestants)
     for number in range(rounds):
-        shift = number % len(names)  # so that nobody always follows the same one
-        for name in names[shift:] + names[:shift]:
+        # Another order each round: nobody always follows the same one.
+        for name in random.Random(number).sample(names, len(names)):
             time.sleep(_PAUSE)
             costs[name].append(contestants[name]())
         line = ", ".join(f"{name} {1e6 * costs[name][-1]:.3g}" for name in names)

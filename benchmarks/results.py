@@ -57,10 +57,19 @@ class Result:
     limit: str = ""
 
 
-def write(case: str, results: Sequence[Result], folder: Path = FOLDER) -> None:
-    """Writes the results of a case as `<case>.jsonl`."""
+def about() -> dict[str, dict[str, Any]]:
+    """Returns what a case is run on and with; asked before it runs, for the load average's sake."""
+    return {"machine": machine(), "versions": versions()}
+
+
+def write(
+    case: str,
+    results: Sequence[Result],
+    about: dict[str, dict[str, Any]],
+    folder: Path = FOLDER,
+) -> None:
+    """Writes the results of a case, and what it was run on and with, as `<case>.jsonl`."""
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"machine": machine(), "versions": versions()}
     lines = [json.dumps(dataclasses.asdict(result) | about) for result in results]
     (folder / f"{case}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

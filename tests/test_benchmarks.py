@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from benchmarks import commands, contests, goals, render, results, trace, workload
+from benchmarks import commands, contests, goals, race, render, results, trace, workload
 from benchmarks.__main__ import main
 from benchmarks.contestants import ours
 from benchmarks.gate import peak_rss
@@ -59,10 +59,26 @@ def test_a_goal_compares_within_a_round_with_the_fastest():
     assert (share.low, share.median, share.high) == pytest.approx((0.075, 0.1, 0.15))
 
 
-def test_a_goal_without_its_contestants_is_not_shown():
+def test_a_goal_without_its_contestants_is_not_measured_yet(monkeypatch):
     for goal in goals.GOALS:
         with pytest.raises((KeyError, ValueError)):
             goal.measure({})
+    monkeypatch.setattr(goals.results, "read", lambda case: [])
+    rows = goals.table().splitlines()[2:]
+    assert len(rows) == len(goals.GOALS)
+    assert all(row.endswith("| not yet |  |  |") for row in rows)
+
+
+def test_a_race_follows_another_order_each_round(monkeypatch):
+    monkeypatch.setattr(race, "_PAUSE", 0.0)
+    ran: list[str] = []
+    contestants = {name: lambda name=name: ran.append(name) or 1.0 for name in "abcd"}
+    costs = race.race(contestants, 7, lambda _: None)
+    orders = ["".join(ran[start : start + 4]) for start in range(0, len(ran), 4)]
+    assert all(sorted(order) == [*"abcd"] for order in orders)
+    before_a = {order[order.index("a") - 1] for order in orders if order[0] != "a"}
+    assert len(before_a) > 1, "somebody always follows the same one"
+    assert costs == {name: [1.0] * 7 for name in "abcd"}
 
 
 @pytest.mark.parametrize("path", render.READMES, ids=["benchmarks", "top"])
