@@ -432,7 +432,7 @@ def test_parts_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize(
     ("shape", "batch", "steps"),
-    [((28, 28, 1), 100, 20), ((7, 5, 3), 100, 20), ((56, 56, 1), 100, 5), ((256, 256, 1), 100, 1)],
+    [((28, 28, 1), 200, 25), ((7, 5, 3), 200, 25), ((56, 56, 1), 200, 5), ((256, 256, 1), 200, 1)],
 )
 def test_large_images_make_smaller_stacks(shape, batch, steps):
     assert _stack_size(1000, batch, shape) == steps

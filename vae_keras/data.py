@@ -217,7 +217,7 @@ def _endless(epoch: Callable[[tf.Tensor], tf.data.Dataset], first: int) -> tf.da
     options = tf.data.Options()
     # There is nothing to tune, and the tuner may hold up the end of `fit` for two seconds.
     options.autotune.enabled = False
-    return epochs.flat_map(epoch).prefetch(4).with_options(options)
+    return epochs.flat_map(epoch).prefetch(2).with_options(options)
 
 
 def epoch_order(num: int, seed: int | None, epoch: int | tf.Tensor) -> tf.Tensor:

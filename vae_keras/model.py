@@ -28,7 +28,7 @@ from vae_keras.objectives import ELBO, IWAE, Terms
 
 __all__ = ["VAE", "Posterior"]
 
-_STACK_ROWS = 2000  # rows one compiled call works through: enough to hide its overhead
+_STACK_ROWS = 6000  # rows one compiled call works through: enough to hide its overhead
 _STACK_STEPS = 50
 _STACK_VALUES = _STACK_ROWS * 28 * 28  # and no more pixels: large images would fill the memory
 _BLOCK = 1000  # rows at a time in the methods that take whole data sets
@@ -488,7 +488,7 @@ class VAE(keras.Model):
 
         Args:
             optimizer: a Keras optimizer or its name. Default "adam".
-            steps_per_execution: batches a compiled call, or "auto": about 2,000 images when `fit`
+            steps_per_execution: batches a compiled call, or "auto": about 6,000 images when `fit`
                 gets arrays, one batch when it gets a dataset or the model was made under a
                 `tf.distribute` strategy. Default "auto".
             jit_compile: whether XLA compiles the step; noise is drawn outside either way.

@@ -15,8 +15,8 @@ from benchmarks.contestants import ours
 from benchmarks.gate import Gate
 from benchmarks.workload import LATENT_DIM, LAYERS, LEARNING_RATE, Workload
 from vae_keras import data, distributions, noise
+from vae_keras.model import _stack_size
 
-_STACK_ROWS = 2000  # rows a compiled call, as in vae_keras.model
 _SHAPE = (28, 28, 1)
 
 
@@ -164,7 +164,8 @@ def pipeline(workload: Workload, gate: Gate) -> None:
 
 
 def _stack(workload: Workload) -> int:
-    return _STACK_ROWS // workload.batch_size
+    """Batches a compiled call, as `VAE.fit` sizes it."""
+    return _stack_size(workload.num_images // workload.batch_size, workload.batch_size, _SHAPE)
 
 
 def _loop(step: Callable[[tf.Tensor], tf.Tensor], shape: tuple[int, ...]) -> Callable[[], Any]:
@@ -192,7 +193,7 @@ def _draw(one: Callable[[tf.Tensor], tf.Tensor], workload: Workload, gate: Gate)
 
 
 def _repeat(function: Callable[[], Any], workload: Workload, gate: Gate) -> None:
-    calls = workload.num_images // _STACK_ROWS
+    calls = workload.num_images // (_stack(workload) * workload.batch_size)
     gate.ready()
     while True:
         for _ in range(calls):
