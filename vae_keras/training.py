@@ -501,14 +501,15 @@ def _finish(
         signals.check("between two figures")
 
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    start = {name: settings[name] for name in (presets.START_HASH,) if name in settings}
     metrics = {
         "preset": config.preset,
         "parameters": model.count_params(),
-        "provenance": report.provenance(datasets.fingerprint(images.x_test)) | start,
+        "provenance": report.provenance(datasets.fingerprint(images.x_test)),
         "metrics": measure(model, test, recipe.binarization, recipe.seed),
         "latent_classes": latent_classes(model, test, images.y_test),
     }
+    if presets.START_HASH in settings:
+        metrics["provenance"][presets.START_HASH] = settings[presets.START_HASH]
     files.write_json(folder / "metrics.json", metrics)
     other = "" if recipe.data == presets.load_recipe(config.preset).data else f" on {recipe.data}"
     page = report.page(
