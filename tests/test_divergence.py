@@ -1,6 +1,7 @@
 """A number that is not finite ends training at its step, by name, and is never saved."""
 
 import contextlib
+import re
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ import tensorflow as tf
 
 import train as command
 from tests.conftest import small_vae
-from vae_keras import callbacks, checkpoints, datasets, divergence, objectives, training
+from vae_keras import callbacks, checkpoints, data, datasets, divergence, objectives, training
 from vae_keras.divergence import Diverged
 
 MODES = {
@@ -76,6 +77,46 @@ def test_the_step_and_the_place_are_named_and_no_later_step_is_taken(digits, mod
         vae.fit(digits, batch_size=6, epochs=3, verbose=0)
     assert (caught.value.step, caught.value.place) == (BAD_STEP, place)
     assert vae.optimizer.iterations.numpy() == BAD_STEP + 1
+
+
+def test_gradients_of_a_step_with_a_fault_are_held_back():
+    gradients = [tf.constant([1.0, np.nan]), None, tf.constant([[2.0]])]
+    sound = divergence.hold_back(tf.constant(0), gradients)
+    assert sound[1] is None
+    for given, held in ((gradients[0], sound[0]), (gradients[2], sound[2])):
+        np.testing.assert_array_equal(given, held)
+    held = divergence.hold_back(tf.constant(1 + divergence.PLACES.index("gradient")), gradients)
+    assert held[1] is None
+    np.testing.assert_array_equal(held[0], [0.0, 0.0])
+    np.testing.assert_array_equal(held[2], [[0.0]])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_weights_that_a_bad_gradient_leaves_are_finite(digits, mode):
+    vae = poisoned("gradient", **MODES[mode])
+    with pytest.raises(Diverged):
+        vae.fit(digits, batch_size=6, epochs=3, verbose=0)
+    divergence.require_finite(vae.variables, BAD_STEP)
+
+
+def test_the_compiled_step_copies_no_kernel(digits):
+    """What holding back is for, beside the bad step: XLA changes every kernel in place."""
+    vae = small_vae()
+    vae.compile(keras.optimizers.Adam(0.01), jit_compile=True)
+    vae.optimizer.build(vae.trainable_variables)
+    stack = next(iter(data.stacks(digits, np.ones(len(digits), np.float32), 6, 2)))
+    draws = tf.nest.map_structure(lambda part: tf.stack([part] * 2), vae._train_draws(6, 0))
+
+    @tf.function(jit_compile=True, autograph=False)
+    def kernel(images, weights, steps, bits, noise):
+        stack = data.Stack(images, weights, steps)
+        return vae._many_steps(stack, type(draws)(bits, noise), training=True)
+
+    compiled = kernel.experimental_get_compiler_ir(*stack, *draws)(stage="optimized_hlo")
+    copied = set(re.findall(r"f32\[(\d+,\d+)\]\S* copy\(", compiled))
+    kernels = {"{},{}".format(*kernel.shape) for kernel in vae.trainable_variables[::2]}
+    assert "36,8" in kernels
+    assert not kernels & copied
 
 
 def without_biases():

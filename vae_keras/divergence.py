@@ -23,7 +23,7 @@ class Diverged(FloatingPointError):
     def __init__(self, step: int, place: str, remedy: str = "") -> None:
         super().__init__(
             "the loss and the weights must stay finite. Received: NaN or infinity at step "
-            f"{step}, first in the {place.replace('_', ' ')}; the weights in memory are spoilt. "
+            f"{step}, first in the {place.replace('_', ' ')}; use no weights in memory. "
             + (remedy or "Lower the learning rate, or pass an optimizer with clipnorm.")
         )
         self.step, self.place = step, place
@@ -45,6 +45,26 @@ def fault(sums: Sequence[tf.Tensor], gradients: Iterable[tf.Tensor]) -> tf.Tenso
     numbers = [*sums, sum((tf.cast(tf.reduce_sum(part), tf.float32) for part in parts), 0.0)]
     bad = tf.cast([~tf.math.is_finite(number) for number in numbers], tf.int32)
     return tf.reduce_max(bad) * (1 + tf.argmax(bad, output_type=tf.int32))
+
+
+def hold_back(fault: tf.Tensor, gradients: Iterable[tf.Tensor | None]) -> list[tf.Tensor | None]:
+    """Replaces the gradients of a step with a fault by zeros, inside its compiled kernel.
+
+    So no weight is changed before all gradients are there. XLA then changes the weights in place,
+    where it would otherwise copy each kernel first, which a gradient still has to read.
+
+    Args:
+        fault: of the function of that name.
+        gradients: of the loss; None stays None.
+
+    Returns:
+        The gradients to apply.
+    """
+    sound = tf.equal(fault, 0)
+    return [
+        None if gradient is None else tf.where(sound, gradient, tf.zeros_like(gradient))
+        for gradient in gradients
+    ]
 
 
 def require_finite(variables: Iterable[tf.Variable], step: int) -> None:

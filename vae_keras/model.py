@@ -640,11 +640,12 @@ class VAE(keras.Model):
         with tf.GradientTape() as tape:
             objective, sums, kl_weights = self._weighted_sums(images, weights, draws, training)
             loss = -tf.math.divide_no_nan(objective, total_weight)
-        gradients = []
-        if training:
-            gradients = tape.gradient(loss, self.trainable_variables)
-            self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        variables = self.trainable_variables if training else []
+        gradients = tape.gradient(loss, variables) if training else []
         fault = divergence.fault([sums.kl, sums.log_likelihood, sums.elbo, loss], gradients)
+        if training:
+            gradients = divergence.hold_back(fault, gradients)
+            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         totals = [*sums, loss * total_weight, *kl_weights, total_weight, fault]
         return tf.stack([tf.cast(total, tf.float64) for total in totals])
 

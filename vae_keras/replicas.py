@@ -121,6 +121,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
         sums = Terms(*sums)
         fault = divergence.fault([sums.kl, sums.log_likelihood, sums.elbo, loss], [gradient])
         if training:
+            (gradient,) = divergence.hold_back(fault, [gradient])
             _ascend(model, tf.math.divide_no_nan(gradient, totals[-1]))
         return stops[0], tf.concat([totals, [tf.cast(fault, tf.float32)]], axis=0), share.batch
 
