@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.alone import HIDE_JAX
 from benchmarks.gate import peak_rss
 from benchmarks.race import Ratio, race
 from benchmarks.results import Result
@@ -38,7 +39,7 @@ class Command:
 
 def _python(code: str) -> Callable[[], tuple[float, int]]:
     def run() -> tuple[float, int]:
-        return _to_its_end([sys.executable, "-c", code])
+        return _to_its_end([sys.executable, "-c", HIDE_JAX + code])
 
     return run
 
@@ -100,7 +101,8 @@ def _epoch_lines(count: int) -> tuple[list[float], int]:
 
 
 def _train(folder: str) -> list[str]:
-    return [sys.executable, "-u", "train.py", "--preset", _PRESET, "--workdir", folder]
+    code = HIDE_JAX + "import runpy; runpy.run_path('train.py', run_name='__main__')"
+    return [sys.executable, "-u", "-c", code, "--preset", _PRESET, "--workdir", folder]
 
 
 def _environment() -> dict[str, str]:

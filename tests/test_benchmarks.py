@@ -134,6 +134,15 @@ def test_a_process_tells_its_peak_memory():
         commands._python("raise SystemExit(3)")()
 
 
+def test_no_command_of_ours_finds_jax(tmp_path):
+    """An environment that has one, as the benchmarks' own: TensorFlow would import it."""
+    (tmp_path / "jax.py").write_text("")
+    code = f"sys.path.insert(0, {str(tmp_path)!r}); import "
+    commands._python(code + "json")()
+    with pytest.raises(subprocess.CalledProcessError):
+        commands._python(code + "jax")()
+
+
 def test_the_judge_knows_the_convolutional_networks():
     vae = ours.conv_vae()
     rng = np.random.default_rng(0)
