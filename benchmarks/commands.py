@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.alone import HIDE_JAX
+from benchmarks.alone import HIDE_PEERS
 from benchmarks.gate import peak_rss
 from benchmarks.race import Ratio, race
 from benchmarks.results import Result
@@ -39,7 +39,7 @@ class Command:
 
 def _python(code: str) -> Callable[[], tuple[float, int]]:
     def run() -> tuple[float, int]:
-        return _to_its_end([sys.executable, "-c", HIDE_JAX + code])
+        return _to_its_end([sys.executable, "-c", HIDE_PEERS + code])
 
     return run
 
@@ -101,7 +101,7 @@ def _epoch_lines(count: int) -> tuple[list[float], int]:
 
 
 def _train(folder: str) -> list[str]:
-    code = HIDE_JAX + "import runpy; runpy.run_path('train.py', run_name='__main__')"
+    code = HIDE_PEERS + "import runpy; runpy.run_path('train.py', run_name='__main__')"
     return [sys.executable, "-u", "-c", code, "--preset", _PRESET, "--workdir", folder]
 
 

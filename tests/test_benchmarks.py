@@ -134,13 +134,15 @@ def test_a_process_tells_its_peak_memory():
         commands._python("raise SystemExit(3)")()
 
 
-def test_no_command_of_ours_finds_jax(tmp_path):
-    """An environment that has one, as the benchmarks' own: TensorFlow would import it."""
-    (tmp_path / "jax.py").write_text("")
+@pytest.mark.parametrize("package", ["jax", "sklearn"])
+def test_no_command_of_ours_finds_what_is_there_for_the_peers(tmp_path, package):
+    """TensorFlow and Keras would import it, and count it as theirs."""
+    for name in ("innocent", package):
+        (tmp_path / f"{name}.py").write_text("")
     code = f"sys.path.insert(0, {str(tmp_path)!r}); import "
-    commands._python(code + "json")()
+    commands._python(code + "innocent")()
     with pytest.raises(subprocess.CalledProcessError):
-        commands._python(code + "jax")()
+        commands._python(code + package)()
 
 
 def test_the_judge_knows_the_convolutional_networks():
