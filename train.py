@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # The imports make a million objects that stay: to look through them as often as Python's
-    # default of 700 has it takes a second of the start.
+    # What the imports make stays: looking through it as often as Python's default of 700 has it
+    # costs 6% of the time to the first epoch's line.
     gc.set_threshold(50_000)
     sys.exit(main())

@@ -139,7 +139,7 @@ def test_no_command_of_ours_finds_what_is_there_for_the_peers(tmp_path, package)
     """TensorFlow and Keras would import it, and count it as theirs."""
     for name in ("innocent", package):
         (tmp_path / f"{name}.py").write_text("")
-    code = f"sys.path.insert(0, {str(tmp_path)!r}); import "
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import "
     commands._python(code + "innocent")()
     with pytest.raises(subprocess.CalledProcessError):
         commands._python(code + package)()

@@ -23,7 +23,7 @@ class Diverged(FloatingPointError):
     def __init__(self, step: int, place: str, remedy: str = "") -> None:
         super().__init__(
             "the loss and the weights must stay finite. Received: NaN or infinity at step "
-            f"{step}, first in the {place.replace('_', ' ')}; use no weights in memory. "
+            f"{step}, first in the {place.replace('_', ' ')}; discard the weights in memory. "
             + (remedy or "Lower the learning rate, or pass an optimizer with clipnorm.")
         )
         self.step, self.place = step, place
@@ -50,8 +50,8 @@ def fault(sums: Sequence[tf.Tensor], gradients: Iterable[tf.Tensor]) -> tf.Tenso
 def hold_back(fault: tf.Tensor, gradients: Iterable[tf.Tensor | None]) -> list[tf.Tensor | None]:
     """Replaces the gradients of a step with a fault by zeros, inside its compiled kernel.
 
-    So no weight is changed before all gradients are there. XLA then changes the weights in place,
-    where it would otherwise copy each kernel first, which a gradient still has to read.
+    So no weight is changed before all gradients are there. XLA then changes the weights in place;
+    otherwise it would first copy each kernel that a gradient still has to read.
 
     Args:
         fault: of the function of that name.
