@@ -102,6 +102,30 @@ def test_tensors_and_graphs_give_the_numbers_of_python_integers(draw):
         np.testing.assert_array_equal(in_graph(seed, tf.constant(4), step, row), expected)
 
 
+@both
+@pytest.mark.parametrize(
+    ("steps", "rows", "size", "step", "row"),
+    [
+        (1, 1, 1, 0, 0),
+        (3, 5, 21, 7, 0),  # a row's last group of numbers is cut
+        (2, 40, 784, 1000, 3),
+        (2, 3, 8, 2**32 - 1, 2**32 - 1),  # both places carry over into their upper halves
+    ],
+)
+def test_the_draws_for_several_steps_are_those_of_each_one(draw, steps, rows, size, step, row):
+    size = {"rows": rows, "size": size, "row": row}
+    together = draw(5, Stream.TRAIN_PIXELS, step=step, steps=steps, **size)
+    each = [draw(5, Stream.TRAIN_PIXELS, step=step + index, **size) for index in range(steps)]
+    assert together.dtype == each[0].dtype
+    np.testing.assert_array_equal(together, tf.stack(each))
+
+
+def test_the_draws_for_several_steps_take_large_seeds():
+    seed, size = 2**31 - 1, {"rows": 4, "size": 16}
+    together = noise.bits16(seed, Stream.SPLIT, steps=1, **size)
+    np.testing.assert_array_equal(together[0], noise.bits16(seed, Stream.SPLIT, **size))
+
+
 def test_the_width_is_known_in_a_graph():
     @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
     def shapes(rows):

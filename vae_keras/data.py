@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -49,16 +50,18 @@ def pixel_bits(
     shape: tuple[int | tf.Tensor, ...] | tf.TensorShape,
     step: int | tf.Tensor = 0,
     row: int | tf.Tensor = 0,
+    steps: int | None = None,
 ) -> tf.Tensor:
     """Draws the random bits that `to_pixels` compares images of `shape` [N, H, W, C] with.
 
     Returns:
-        uint16 [N, H, W, C].
+        uint16 [N, H, W, C], or [steps, N, H, W, C] where `steps` is given.
     """
-    rows, height, width, channels = shape
-    size = height * width * channels
-    bits = noise.bits16(seed, stream, rows=rows, size=size, step=step, row=row)
-    return tf.reshape(bits, [-1, height, width, channels])
+    rows, *image = shape
+    bits = noise.bits16(
+        seed, stream, rows=rows, size=math.prod(image), step=step, row=row, steps=steps
+    )
+    return tf.reshape(bits, [-1, *image] if steps is None else [steps, -1, *image])
 
 
 def to_pixels(images: tf.Tensor, bits: tf.Tensor | None, mode: str) -> tf.Tensor:

@@ -584,8 +584,7 @@ class VAE(keras.Model):
         steps, rows = stack.weights.shape
         start = tf.identity(self._stack_start)
         first = self.optimizer.iterations - tf.cast(start, self.optimizer.iterations.dtype)
-        draws = [self._train_draws(rows, first + index) for index in range(steps)]
-        draws = tf.nest.map_structure(lambda *parts: tf.stack(parts), *draws)
+        draws = self._train_draws(rows, first, steps=steps)
         self._track(self._note_fault(self._stack_kernel(stack, draws, training=True, first=start)))
         return self.get_metrics_result()
 
@@ -600,10 +599,14 @@ class VAE(keras.Model):
         return self.get_metrics_result()
 
     def _train_draws(
-        self, rows: int | tf.Tensor, step: tf.Tensor, row: int | tf.Tensor = 0
+        self,
+        rows: int | tf.Tensor,
+        step: tf.Tensor,
+        row: int | tf.Tensor = 0,
+        steps: int | None = None,
     ) -> _Draws:
         streams = noise.Stream.TRAIN_PIXELS, noise.Stream.TRAIN_LATENTS
-        return self._draws(streams, rows, step=step, row=row)
+        return self._draws(streams, rows, step=step, row=row, steps=steps)
 
     def _test_draws(self, rows: int | tf.Tensor, row: int | tf.Tensor = 0) -> _Draws:
         streams = noise.Stream.TEST_PIXELS, noise.Stream.TEST_LATENTS
@@ -616,14 +619,20 @@ class VAE(keras.Model):
         return first
 
     def _draws(
-        self, streams: tuple[noise.Stream, ...], rows: int | tf.Tensor, **place: tf.Tensor
+        self,
+        streams: tuple[noise.Stream, noise.Stream],
+        rows: int | tf.Tensor,
+        step: int | tf.Tensor = 0,
+        row: int | tf.Tensor = 0,
+        steps: int | None = None,
     ) -> _Draws:
         pixels, latents = streams
         shape = (rows, *self.image_shape)
+        place = {"step": step, "row": row, "steps": steps}
         if self.binarization == "dynamic":
             bits = data.pixel_bits(self.seed, pixels, shape, **place)
         else:
-            bits = tf.zeros(shape, tf.uint16)
+            bits = tf.zeros(shape if steps is None else (steps, *shape), tf.uint16)
         size = self.objective.noise_size(self.latent_dim)
         return _Draws(bits, noise.normal(self.seed, latents, rows=rows, size=size, **place))
 

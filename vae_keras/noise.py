@@ -16,6 +16,9 @@ import tensorflow as tf
 
 _PHILOX = 1
 _GROUP = 4  # one Philox call gives four 32-bit numbers
+_ROUNDS = 10
+_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+_KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 
 
 class Stream(enum.IntEnum):
@@ -39,6 +42,7 @@ def normal(
     size: int,
     step: int | tf.Tensor = 0,
     row: int | tf.Tensor = 0,
+    steps: int | None = None,
 ) -> tf.Tensor:
     """Draws standard normal numbers.
 
@@ -51,14 +55,18 @@ def normal(
         size: numbers a row.
         step: integer >= 0, such as the training step. Default 0.
         row: the first row's index, integer >= 0. Default 0.
+        steps: how many steps to draw for, from `step` on. Default None, for that one alone.
 
     Returns:
-        float32 [rows, size].
+        float32 [rows, size], or [steps, rows, size] where `steps` is given.
 
     Example:
         >>> normal(0, Stream.PRIOR, rows=25, size=50).shape
         TensorShape([25, 50])
     """
+    if steps is not None:
+        places = [{"step": step + index, "row": row} for index in range(steps)]
+        return tf.stack([normal(seed, stream, rows=rows, size=size, **place) for place in places])
     groups = -(-size // _GROUP)
     draws = tf.raw_ops.StatelessRandomNormalV2(
         shape=[rows, groups * _GROUP],
@@ -77,22 +85,62 @@ def bits16(
     size: int,
     step: int | tf.Tensor = 0,
     row: int | tf.Tensor = 0,
+    steps: int | None = None,
 ) -> tf.Tensor:
     """Draws uniform 16-bit integers; arguments as in `normal`.
 
+    Given `steps`, which takes static rows, it needs a third of the time for each.
+
     Returns:
-        uint16 [rows, size].
+        uint16 [rows, size], or [steps, rows, size] where `steps` is given.
     """
     groups = -(-size // (2 * _GROUP))
-    words = tf.raw_ops.StatelessRandomUniformFullIntV2(
-        shape=[rows, groups * _GROUP],
-        key=_key(seed, stream),
-        counter=_counter(step, row, groups),
-        alg=_PHILOX,
-        dtype=tf.uint32,
-    )
-    halves = tf.reshape(tf.bitcast(words, tf.uint16), [rows, groups * 2 * _GROUP])
-    return tf.ensure_shape(halves[:, :size], [None, size])
+    key, counter = _key(seed, stream), _counter(step, row, groups)
+    if steps is None:
+        words = tf.raw_ops.StatelessRandomUniformFullIntV2(
+            shape=[rows, groups * _GROUP], key=key, counter=counter, alg=_PHILOX, dtype=tf.uint32
+        )
+    else:
+        words = _philox(key[0], counter, steps, rows * groups)
+    # Outside of the kernel: XLA would compute a word anew for each of its parts.
+    lead = [] if steps is None else [steps]
+    parts = tf.reshape(tf.bitcast(words, tf.uint16), [*lead, rows, groups * 2 * _GROUP])
+    return tf.ensure_shape(parts[..., :size], [*lead, None, size])
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _philox(key: tf.Tensor, counter: tf.Tensor, steps: int, calls: int) -> tf.Tensor:
+    """Philox4x32-10 as TensorFlow's operation has it, for several steps.
+
+    The operation computes call after call. XLA computes several at once where all is one
+    expression over an array of the numbers' places. Each of a call's two halves is a place: that
+    computes nine rounds twice, and still is faster than to interleave the halves afterwards.
+
+    Returns:
+        uint64 [steps, 2 * calls]: two of a call's four 32-bit numbers in each.
+    """
+    place = tf.cast(tf.range(2 * calls, dtype=tf.int64), tf.uint64)[tf.newaxis]
+    step = tf.cast(tf.range(steps, dtype=tf.int64), tf.uint64)[:, tf.newaxis] + counter[1]
+    is_second, call = tf.equal(place % 2, 1), place // 2 + counter[0]
+    a, b = (tf.constant(value, tf.uint64) for value in _MULTIPLIERS)
+    c = [_low(call), _high(call), _low(step), _high(step)]
+    k = [_low(key), _high(key)]
+    for _ in range(_ROUNDS - 1):
+        left, right = a * c[0], b * c[2]
+        c = [_high(right) ^ c[1] ^ k[0], _low(right), _high(left) ^ c[3] ^ k[1], _low(left)]
+        k = [_low(k[0] + _KEY_STEPS[0]), _low(k[1] + _KEY_STEPS[1])]
+    # Of the last round each place computes its own half.
+    product = tf.where(is_second, a * c[0], b * c[2])
+    first = _high(product) ^ tf.where(is_second, c[3], c[1]) ^ tf.where(is_second, k[1], k[0])
+    return first | tf.bitwise.left_shift(product, tf.constant(32, tf.uint64))
+
+
+def _low(words: tf.Tensor) -> tf.Tensor:
+    return words & tf.constant(0xFFFFFFFF, tf.uint64)
+
+
+def _high(words: tf.Tensor) -> tf.Tensor:
+    return tf.bitwise.right_shift(words, tf.constant(32, tf.uint64))
 
 
 def _key(seed: int | tf.Tensor, stream: Stream) -> tf.Tensor:

@@ -15,32 +15,24 @@ from benchmarks.contestants import ours
 from benchmarks.gate import Gate
 from benchmarks.workload import LATENT_DIM, LAYERS, LEARNING_RATE, Workload
 from vae_keras import data, distributions, noise
-from vae_keras.model import _stack_size
+from vae_keras.model import VAE, _Draws, _stack_size
 
 _SHAPE = (28, 28, 1)
 
 
 def kernel(workload: Workload, gate: Gate) -> None:
     """`VAE.fit` on one and the same stack with one and the same noise."""
-    bits, normal = data.pixel_bits, noise.normal
-    held: dict[Any, tf.Variable] = {}  # variables: constants would be folded into the graph
+    draw = VAE._train_draws
+    held: list[tf.Variable] = []  # variables: constants would be folded into the graph
 
-    def once(draw: Callable[..., tf.Tensor], key: Any, **arguments: Any) -> tf.Tensor:
-        if key not in held:
+    def once(vae: VAE, rows: int, step: tf.Tensor, steps: int) -> _Draws:
+        if not held:
             with tf.init_scope():
-                held[key] = tf.Variable(draw(**arguments), trainable=False)
-        return held[key].read_value()
+                draws = draw(vae, rows, tf.constant(0), steps=steps)
+                held.extend(tf.Variable(part, trainable=False) for part in draws)
+        return _Draws(*(part.read_value() for part in held))
 
-    def frozen_bits(seed: int, stream: noise.Stream, shape: Any, **_: Any) -> tf.Tensor:
-        return once(bits, ("bits", shape), seed=seed, stream=stream, shape=shape)
-
-    def frozen_normal(
-        seed: int, stream: noise.Stream, *, rows: int, size: int, **_: Any
-    ) -> tf.Tensor:
-        key = ("normal", rows, size)
-        return once(normal, key, seed=seed, stream=stream, rows=rows, size=size)
-
-    data.pixel_bits, noise.normal = frozen_bits, frozen_normal
+    VAE._train_draws = once
     ours.fit_without_pipeline(workload, gate)
 
 
@@ -143,16 +135,14 @@ def comparison(workload: Workload, gate: Gate) -> None:
 
 def pixel_bits(workload: Workload, gate: Gate) -> None:
     """The random bits of the binarization."""
-    stream, shape = noise.Stream.TRAIN_PIXELS, (workload.batch_size, *_SHAPE)
-    _draw(lambda step: data.pixel_bits(0, stream, shape, step=step), workload, gate)
+    shape = (workload.batch_size, *_SHAPE)
+    _draw(data.pixel_bits, noise.Stream.TRAIN_PIXELS, workload, gate, shape=shape)
 
 
 def latent_noise(workload: Workload, gate: Gate) -> None:
     """The posterior's normal draws."""
-    stream, rows = noise.Stream.TRAIN_LATENTS, workload.batch_size
-    _draw(
-        lambda step: noise.normal(0, stream, rows=rows, size=LATENT_DIM, step=step), workload, gate
-    )
+    size = {"rows": workload.batch_size, "size": LATENT_DIM}
+    _draw(noise.normal, noise.Stream.TRAIN_LATENTS, workload, gate, **size)
 
 
 def pipeline(workload: Workload, gate: Gate) -> None:
@@ -182,12 +172,19 @@ def _loop(step: Callable[[tf.Tensor], tf.Tensor], shape: tuple[int, ...]) -> Cal
     return steps
 
 
-def _draw(one: Callable[[tf.Tensor], tf.Tensor], workload: Workload, gate: Gate) -> None:
+def _draw(
+    draw: Callable[..., tf.Tensor],
+    stream: noise.Stream,
+    workload: Workload,
+    gate: Gate,
+    **size: Any,
+) -> None:
+    """Draws for all steps of a stack, as `VAE.fit` does."""
     stack = _stack(workload)
 
     @tf.function(autograph=False)
     def steps(first: tf.Tensor) -> tf.Tensor:
-        return tf.stack([one(first + index) for index in range(stack)])
+        return draw(0, stream, step=first, steps=stack, **size)
 
     _repeat(lambda: steps(tf.constant(0)), workload, gate)
 
