@@ -64,17 +64,19 @@ def normal(
         >>> normal(0, Stream.PRIOR, rows=25, size=50).shape
         TensorShape([25, 50])
     """
-    if steps is not None:
-        places = [{"step": step + index, "row": row} for index in range(steps)]
-        return tf.stack([normal(seed, stream, rows=rows, size=size, **place) for place in places])
     groups = -(-size // _GROUP)
-    draws = tf.raw_ops.StatelessRandomNormalV2(
-        shape=[rows, groups * _GROUP],
-        key=_key(seed, stream),
-        counter=_counter(step, row, groups),
-        alg=_PHILOX,
-    )
-    return tf.ensure_shape(draws[:, :size], [None, size])
+    key, counter = _key(seed, stream), _counter(step, row, groups)
+
+    def draw(counter: tf.Tensor) -> tf.Tensor:
+        return tf.raw_ops.StatelessRandomNormalV2(
+            shape=[rows, groups * _GROUP], key=key, counter=counter, alg=_PHILOX
+        )
+
+    if steps is None:
+        return tf.ensure_shape(draw(counter)[:, :size], [None, size])
+    counters = tf.stack([tf.fill([steps], counter[0]), _from(counter[1], steps)], axis=1)
+    draws = tf.stack([draw(each) for each in tf.unstack(counters)])
+    return tf.ensure_shape(draws[..., :size], [steps, None, size])
 
 
 def bits16(
@@ -119,8 +121,8 @@ def _philox(key: tf.Tensor, counter: tf.Tensor, steps: int, calls: int) -> tf.Te
     Returns:
         uint64 [steps, 2 * calls]: two of a call's four 32-bit numbers in each.
     """
-    place = tf.cast(tf.range(2 * calls, dtype=tf.int64), tf.uint64)[tf.newaxis]
-    step = tf.cast(tf.range(steps, dtype=tf.int64), tf.uint64)[:, tf.newaxis] + counter[1]
+    place = _from(tf.constant(0, tf.uint64), 2 * calls)
+    step = _from(counter[1], steps)[:, tf.newaxis]
     is_second, call = tf.equal(place % 2, 1), place // 2 + counter[0]
     a, b = (tf.constant(value, tf.uint64) for value in _MULTIPLIERS)
     c = [_low(call), _high(call), _low(step), _high(step)]
@@ -133,6 +135,11 @@ def _philox(key: tf.Tensor, counter: tf.Tensor, steps: int, calls: int) -> tf.Te
     product = tf.where(is_second, a * c[0], b * c[2])
     first = _high(product) ^ tf.where(is_second, c[3], c[1]) ^ tf.where(is_second, k[1], k[0])
     return first | tf.bitwise.left_shift(product, tf.constant(32, tf.uint64))
+
+
+def _from(first: tf.Tensor, count: int) -> tf.Tensor:
+    """So many numbers from the first one on, uint64."""
+    return first + tf.cast(tf.range(count, dtype=tf.int64), tf.uint64)
 
 
 def _low(words: tf.Tensor) -> tf.Tensor:
