@@ -186,7 +186,7 @@ _LIKELIHOOD = Contest(
     title="Log-likelihood at 5,000 importance samples",
     entries=(
         Entry("ours, estimate_log_likelihood", "ours:likelihood", 300),
-        Entry("pythae, get_nll", "pythae_vae:likelihood", 30),
+        Entry("pythae, get_nll", "pythae_vae:likelihood", 120),
         Entry("floor: sgemm of NumPy", "floor:likelihood_numpy", 300, floor=True),
         Entry("floor: sgemm of PyTorch", "floor:likelihood_torch", 300, floor=True),
         Entry("floor: sgemm of TensorFlow", "floor:likelihood_tensorflow", 300, floor=True),
@@ -194,7 +194,7 @@ _LIKELIHOOD = Contest(
     batch_size=20,
     trained=True,
     judge="log_likelihood",
-    tolerance=0.3,
+    tolerance=0.3,  # nats: two estimates of 120 images differ by 0.06, a standard deviation
 )
 
 CONTESTS = {

@@ -105,7 +105,7 @@ def test_the_compiled_step_copies_no_kernel(digits):
     vae.compile(keras.optimizers.Adam(0.01), jit_compile=True)
     vae.optimizer.build(vae.trainable_variables)
     stack = next(iter(data.stacks(digits, np.ones(len(digits), np.float32), 6, 2)))
-    draws = vae._train_draws(6, 0, steps=2)
+    draws = vae._train_draws(6, tf.range(2))
 
     @tf.function(jit_compile=True, autograph=False)
     def kernel(images, weights, steps, bits, noise):

@@ -50,18 +50,15 @@ def pixel_bits(
     shape: tuple[int | tf.Tensor, ...] | tf.TensorShape,
     step: int | tf.Tensor = 0,
     row: int | tf.Tensor = 0,
-    steps: int | None = None,
 ) -> tf.Tensor:
     """Draws the random bits that `to_pixels` compares images of `shape` [N, H, W, C] with.
 
     Returns:
-        uint16 [N, H, W, C], or [steps, N, H, W, C] where `steps` is given.
+        uint16 [N, H, W, C], or [S, N, H, W, C] where `step` is [S].
     """
     rows, *image = shape
-    bits = noise.bits16(
-        seed, stream, rows=rows, size=math.prod(image), step=step, row=row, steps=steps
-    )
-    return tf.reshape(bits, [-1, *image] if steps is None else [steps, -1, *image])
+    bits = noise.bits16(seed, stream, rows=rows, size=math.prod(image), step=step, row=row)
+    return tf.reshape(bits, [*bits.shape[:-2], -1, *image])
 
 
 def to_pixels(images: tf.Tensor, bits: tf.Tensor | None, mode: str) -> tf.Tensor:

@@ -402,18 +402,9 @@ def _keyed_noise(
     latent_dim: int, seed: tf.Tensor, identity: tf.Tensor, samples: int, first: tf.Tensor
 ) -> tf.Tensor:
     """Standard normal noise [N, samples, latent_dim] by (seed, image, sample's index)."""
-
-    def image_noise(name: tf.Tensor) -> tf.Tensor:
-        return noise.normal(
-            seed,
-            noise.Stream.IMPORTANCE,
-            rows=samples,
-            size=latent_dim,
-            step=name,
-            row=first,
-        )
-
-    return tf.map_fn(image_noise, identity, fn_output_signature=tf.float32)
+    return noise.normal(
+        seed, noise.Stream.IMPORTANCE, rows=samples, size=latent_dim, step=identity, row=first
+    )
 
 
 @functools.lru_cache(maxsize=2)  # a second call, such as after the next epoch, compiles nothing

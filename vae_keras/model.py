@@ -584,7 +584,7 @@ class VAE(keras.Model):
         steps, rows = stack.weights.shape
         start = tf.identity(self._stack_start)
         first = self.optimizer.iterations - tf.cast(start, self.optimizer.iterations.dtype)
-        draws = self._train_draws(rows, first, steps=steps)
+        draws = self._train_draws(rows, first + tf.range(steps, dtype=first.dtype))
         self._track(self._note_fault(self._stack_kernel(stack, draws, training=True, first=start)))
         return self.get_metrics_result()
 
@@ -599,18 +599,14 @@ class VAE(keras.Model):
         return self.get_metrics_result()
 
     def _train_draws(
-        self,
-        rows: int | tf.Tensor,
-        step: tf.Tensor,
-        row: int | tf.Tensor = 0,
-        steps: int | None = None,
+        self, rows: int | tf.Tensor, step: tf.Tensor, row: int | tf.Tensor = 0
     ) -> _Draws:
         streams = noise.Stream.TRAIN_PIXELS, noise.Stream.TRAIN_LATENTS
-        return self._draws(streams, rows, step=step, row=row, steps=steps)
+        return self._draws(streams, rows, step, row)
 
     def _test_draws(self, rows: int | tf.Tensor, row: int | tf.Tensor = 0) -> _Draws:
         streams = noise.Stream.TEST_PIXELS, noise.Stream.TEST_LATENTS
-        return self._draws(streams, rows, row=row)
+        return self._draws(streams, rows, 0, row)
 
     def _next_test_row(self, rows: int | tf.Tensor) -> tf.Tensor:
         """The place in the data of the batch's first row; the batch after it is `rows` further."""
@@ -622,19 +618,17 @@ class VAE(keras.Model):
         self,
         streams: tuple[noise.Stream, noise.Stream],
         rows: int | tf.Tensor,
-        step: int | tf.Tensor = 0,
-        row: int | tf.Tensor = 0,
-        steps: int | None = None,
+        step: int | tf.Tensor,
+        row: int | tf.Tensor,
     ) -> _Draws:
         pixels, latents = streams
-        shape = (rows, *self.image_shape)
-        place = {"step": step, "row": row, "steps": steps}
-        if self.binarization == "dynamic":
-            bits = data.pixel_bits(self.seed, pixels, shape, **place)
-        else:
-            bits = tf.zeros(shape if steps is None else (steps, *shape), tf.uint16)
         size = self.objective.noise_size(self.latent_dim)
-        return _Draws(bits, noise.normal(self.seed, latents, rows=rows, size=size, **place))
+        normal = noise.normal(self.seed, latents, rows=rows, size=size, step=step, row=row)
+        if self.binarization == "dynamic":
+            bits = data.pixel_bits(self.seed, pixels, (rows, *self.image_shape), step, row)
+        else:
+            bits = tf.zeros([*normal.shape[:-2], rows, *self.image_shape], tf.uint16)
+        return _Draws(bits, normal)
 
     def _one_step(
         self, images: tf.Tensor, weights: tf.Tensor, draws: _Draws, training: bool

@@ -25,10 +25,10 @@ def kernel(workload: Workload, gate: Gate) -> None:
     draw = VAE._train_draws
     held: list[tf.Variable] = []  # variables: constants would be folded into the graph
 
-    def once(vae: VAE, rows: int, step: tf.Tensor, steps: int) -> _Draws:
+    def once(vae: VAE, rows: int, step: tf.Tensor) -> _Draws:
         if not held:
             with tf.init_scope():
-                draws = draw(vae, rows, tf.constant(0), steps=steps)
+                draws = draw(vae, rows, tf.range(*step.shape))
                 held.extend(tf.Variable(part, trainable=False) for part in draws)
         return _Draws(*(part.read_value() for part in held))
 
@@ -180,13 +180,9 @@ def _draw(
     **size: Any,
 ) -> None:
     """Draws for all steps of a stack, as `VAE.fit` does."""
-    stack = _stack(workload)
-
-    @tf.function(autograph=False)
-    def steps(first: tf.Tensor) -> tf.Tensor:
-        return draw(0, stream, step=first, steps=stack, **size)
-
-    _repeat(lambda: steps(tf.constant(0)), workload, gate)
+    drawn = tf.function(lambda step: draw(0, stream, step=step, **size), autograph=False)
+    steps = tf.range(_stack(workload))
+    _repeat(lambda: drawn(steps), workload, gate)
 
 
 def _repeat(function: Callable[[], Any], workload: Workload, gate: Gate) -> None:
