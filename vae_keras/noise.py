@@ -4,8 +4,8 @@ Philox is a counter-based generator: the seed and the stream make its key, the s
 its counter. So a row's numbers do not depend on the rows drawn with it, on the device that draws
 them, or on anything drawn before; there is no generator state to save, and none is touched.
 
-TensorFlow's operations draw for one step; they compute number after number. For several steps at
-once one expression over arrays, which XLA computes several numbers at a time of, draws the same.
+For one step TensorFlow's operations draw; they compute number after number. For several steps a
+compiled expression over arrays draws the same in a third of the time, several numbers at once.
 
 References:
     Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
@@ -61,8 +61,7 @@ def normal(
         row: the first row's index, integer >= 0. Default 0.
 
     Returns:
-        float32 [rows, size], or [S, rows, size] for several steps: the same but for rounding, in a
-        sixth of the time.
+        float32 [rows, size], or [S, rows, size] for several steps: the same but for rounding.
 
     Example:
         >>> normal(0, Stream.PRIOR, rows=25, size=50).shape
@@ -96,7 +95,7 @@ def bits16(
     """Draws uniform 16-bit integers; arguments as in `normal`.
 
     Returns:
-        uint16 [rows, size], or [S, rows, size] for several steps: the same, in a third of the time.
+        uint16 [rows, size], or [S, rows, size] for several steps.
     """
     groups = -(-size // (2 * _GROUP))
     key, call, step = _key(seed, stream), _unsigned(row) * groups, _unsigned(step)
@@ -139,7 +138,7 @@ def _normal_pairs(key: tf.Tensor, call: tf.Tensor, step: tf.Tensor, calls: int) 
 def _philox(
     key: tf.Tensor, call: tf.Tensor, step: tf.Tensor, calls: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Philox4x32-10 at so many counters (call, step) from one call on, for each of the steps.
+    """Philox4x32-10 at the counters (call, step) of so many calls from one on, for each step.
 
     XLA computes several numbers at once where each is an expression of its place in an array. Each
     half of a call is a place: that computes nine of the ten rounds twice, and still is faster than
