@@ -172,6 +172,7 @@ _CONV = Contest(
     entries=(
         Entry("ours, VAE.fit", "ours:fit_conv", 10000),
         Entry("PyTorch, eager, fused Adam", "pytorch_conv:eager", 10000),
+        Entry("PyTorch, torch.compile", "pytorch_conv:compiled", 10000),
     ),
     batch_size=100,
     trained=False,

@@ -423,7 +423,7 @@ def _log_weight_kernel(model: VAE, chunk: int, batch: int) -> Callable[..., tf.T
         log_likelihood = model.likelihood(z).log_prob(rows[:, tf.newaxis])
         return log_likelihood + prior.log_prob(z) - log_q  # [G, S]
 
-    @tf.function(jit_compile=model.xla_pays())
+    @tf.function(jit_compile=model.xla_pays(), autograph=False)
     def compiled(rows: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         def split(part: tf.Tensor) -> tf.Tensor:
             return tf.reshape(part, [-1, together, *part.shape[1:]])

@@ -59,6 +59,11 @@ def eager(workload: Workload, gate: Gate) -> None:
     pytorch.train(workload, gate, TorchConvVAE(workload.weights()))
 
 
+def compiled(workload: Workload, gate: Gate) -> None:
+    """The same loop, forward and backward through torch.compile."""
+    pytorch.train(workload, gate, TorchConvVAE(workload.weights()), torch.compile)
+
+
 _ORDER = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 
 
