@@ -75,9 +75,6 @@ class VAE(keras.Model):
     `loss`, what the optimizer minimises: exact means over the examples seen. An objective that
     weighs the KL adds its `kl_weight`; `evaluate` measures the `loss` with the final one.
 
-    The networks run as graphs without AutoGraph, whose conversion took a tenth of the time to the
-    first epoch's line: where one asks for a tensor's value, it takes `tf.cond` or `keras.ops.cond`.
-
     Args:
         encoder: Keras layer or model, images [N, H, W, C] to [N, 2 * latent_dim]: the posterior's
             loc and its scale before the softplus. Default `MLPEncoder()`.
@@ -533,6 +530,7 @@ class VAE(keras.Model):
         if run_eagerly:
             self._step_kernel, self._stack_kernel = self._one_step, self._many_steps
         else:
+            # AutoGraph would read all that a step calls, and find nothing to convert.
             self._step_kernel, self._stack_kernel = (
                 tf.function(f, jit_compile=use_xla, autograph=False)
                 for f in (self._one_step, self._many_steps)
