@@ -89,9 +89,11 @@ class Pixels(tfd.Independent):
                 return x_gradient, each * (x - self._pixel_means(logits))
 
             terms = self._terms(x, logits)
-            # A product with ones: a sum would be fused with the terms, which XLA then computes
-            # one by one.
-            return tf.tensordot(terms, tf.ones(terms.shape[-1]), 1), gradient
+            # A product with ones: XLA on a CPU would fuse a sum with its terms, and then compute
+            # these one by one.
+            count = terms.shape[-1]
+            sums = tf.matmul(tf.reshape(terms, [-1, count]), tf.ones([count, 1]))
+            return tf.reshape(sums, tf.shape(terms)[:-1]), gradient
 
         return log_prob(x, logits)
 
