@@ -128,9 +128,12 @@ def _words(key: tf.Tensor, call: tf.Tensor, step: tf.Tensor, calls: int) -> tf.T
 
 @tf.function(jit_compile=True, autograph=False)
 def _normal_pairs(key: tf.Tensor, call: tf.Tensor, step: tf.Tensor, calls: int) -> tf.Tensor:
-    """Two float32 numbers of Box and Muller in each, uint64 [S, 2 * calls], as the operation's."""
+    """Standard normal float32 numbers, two in each: uint64 [S, 2 * calls].
+
+    By Box and Muller's formula of the same words as the operation's, and with its lower bound.
+    """
     radius, angle = (_unit(word) for word in _philox(key, call, step, calls))
-    radius = tf.sqrt(-2.0 * tf.math.log(tf.maximum(radius, 1e-7)))
+    radius = tf.sqrt(-2.0 * tf.math.log(tf.maximum(radius, 1e-7)))  # log(0) is out of the way
     sine, cosine = _sine_and_cosine(angle)
     return _packed(*(_bits(radius * part) for part in (sine, cosine)))
 
