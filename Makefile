@@ -1,9 +1,11 @@
-# `make train` reproduces the report; `make test` checks everything. Both set themselves up.
+# `make train` trains the preset mlp_mnist. `make test` runs the checks of CI. `make test-all` adds the
+# slow tests, and `make test-lowest` runs a selection on the lowest supported versions. Each target
+# sets up what it needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test bench clean
+.PHONY: train test test-all test-lowest bench clean
 
 train: $(VENV)/.ready
 	$(BIN)/python train.py
@@ -11,7 +13,15 @@ train: $(VENV)/.ready
 test: $(VENV)/.ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.ready-test
 	$(BIN)/python -m pytest
+
+test-lowest: $(VENV)-lowest/.ready
+	$(VENV)-lowest/bin/python -m pytest -m "not slow" tests/conformance tests/trainer \
+	  tests/test_model.py tests/test_objectives.py tests/test_distributions.py
 
 bench: $(VENV)-bench/.ready
 	$(VENV)-bench/bin/python -m benchmarks $(CASES)
@@ -25,6 +35,14 @@ $(VENV)/.ready-test: $(VENV)/.ready pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e ".[test]"
 	touch $@
 
+# `lowest-direct` takes the lower bounds of pyproject.toml.
+$(VENV)-lowest/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)-lowest/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python \
+	  --resolution lowest-direct -e . "pytest>=9" "hypothesis>=6.100"
+	touch $@
+
 $(VENV)-bench/.ready: requirements.txt benchmarks/requirements.txt
 	$(PYTHON) -m venv $(VENV)-bench
 	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check \
@@ -32,4 +50,4 @@ $(VENV)-bench/.ready: requirements.txt benchmarks/requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-lowest build dist *.egg-info

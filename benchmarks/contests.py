@@ -330,7 +330,7 @@ def _prepare(contest: Contest, folder: Path, say: Callable[[str], None]) -> None
 
 
 def _write_images(folder: Path, conv: bool) -> None:
-    from vae_keras import datasets
+    from vae_keras.data import datasets
 
     if conv:
         from benchmarks.contestants import ours

@@ -28,7 +28,8 @@ def measure() -> dict[str, Any]:
     """Profiles an epoch of `VAE.fit` on MNIST after one that compiles, and sums its operations."""
     import tensorflow as tf
 
-    from vae_keras import VAE, datasets
+    from vae_keras import VAE
+    from vae_keras.data import datasets
 
     about = results.machine()
     images = datasets.load_mnist().x_train[:_NUM_IMAGES]

@@ -7,5 +7,6 @@
 #SBATCH --signal=TERM@60
 #SBATCH --requeue
 
-# With GPUs add --gpus-per-task=1: Slurm gives them to the tasks, a worker takes all that it sees.
+# For GPUs add --gpus-per-task=1. Slurm assigns the GPUs to the tasks, and a worker uses all GPUs
+# that it sees.
 srun --kill-on-bad-exit=0 python train.py --strategy multi_worker --workdir runs/mlp_mnist

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_keras import VAE, MLPDecoder, MLPEncoder, datasets, presets, training
+from vae_keras import VAE, MLPDecoder, MLPEncoder, training
+from vae_keras.data import datasets
+from vae_keras.zoo import presets
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ import importlib.util
 import numpy as np
 import pytest
 
-from vae_keras import checks
-from vae_keras.checks import InputError
+from vae_keras.utils import checks
+from vae_keras.utils.checks import InputError
 
 IMAGE = np.zeros((2, 4, 3, 1), np.float32)
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae_keras import checks, data, noise
+from vae_keras import data, noise
+from vae_keras.utils import checks
 
 # ------------------------------------------------------------------------------ binarization
 

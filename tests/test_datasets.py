@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vae_keras import checks, datasets
+from vae_keras.data import datasets
+from vae_keras.utils import checks
 
 MNIST = datasets.KNOWN["mnist"].sha256
 

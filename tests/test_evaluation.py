@@ -1,6 +1,8 @@
-"""Likelihood figures against models whose log p(x) is known exactly."""
+"""The figures of models whose log p(x) is known exactly."""
 
+import gc
 import itertools
+import weakref
 
 import keras
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import small_vae
-from vae_keras import VAE, ContinuousBernoulli, MLPDecoder, MLPEncoder, checks, evaluation
+from vae_keras import VAE, ContinuousBernoulli, MLPDecoder, MLPEncoder, evaluation
 from vae_keras.distributions import tfd
+from vae_keras.utils import checks
 
 SHAPE = (3, 3, 1)
 
@@ -20,16 +23,17 @@ def x():
 
 
 def bent(vae: VAE, seed: int = 0) -> VAE:
-    """Moves all weights away from their small beginnings, so that the posterior is not exact."""
+    """Replaces the small initial weights, so that the posterior is not exact."""
     rng = np.random.default_rng(seed)
     vae.set_weights([rng.normal(0.0, 0.7, w.shape).astype(np.float32) for w in vae.get_weights()])
     return vae
 
 
 def planar_vae(likelihood=None) -> VAE:
-    """A decoder with a two-dimensional latent, and a posterior wider than the true one.
+    """Makes a model with two latents whose posterior is wider than the true one.
 
-    A narrow posterior would give weights of unbounded variance, where no standard error holds.
+    A posterior narrower than the true one would give weights of unbounded variance, for which no
+    standard error holds.
     """
     parts = MLPEncoder(2, hidden=(6,)), MLPDecoder(SHAPE, hidden=(6,))
     vae = bent(VAE(*parts, likelihood=likelihood))
@@ -40,17 +44,17 @@ def planar_vae(likelihood=None) -> VAE:
 
 @pytest.fixture(scope="module")
 def planar() -> VAE:
-    """The one of binary pixels."""
+    """The planar model of binary pixels."""
     return planar_vae()
 
 
 def by_quadrature(vae: VAE, x: np.ndarray) -> np.ndarray:
-    """log p(x) on a grid: the trapezoid rule is exact to far below float error here."""
+    """Computes log p(x) on a grid. The error of the trapezoid rule is far below float rounding."""
     line = np.linspace(-7.0, 7.0, 281)
     z = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
     logits = vae.decoder(z.astype(np.float32)).numpy().astype(np.float64).reshape(len(z), -1)
     pixels = x.reshape(len(x), -1)
-    if vae.likelihood_part.takes_grey:
+    if vae.likelihood.support == "unit_interval":
         log_normalizer = np.log(np.expm1(logits) / logits)
     else:
         log_normalizer = np.logaddexp(0.0, logits)
@@ -63,13 +67,16 @@ def by_quadrature(vae: VAE, x: np.ndarray) -> np.ndarray:
 class LinearGaussian(VAE):
     """p(z) = N(0, I), p(x | z) = N(W z + b, I / 4): log p(x) is a normal density."""
 
-    def likelihood(self, latents: tf.Tensor, training: bool = False) -> tfd.Distribution:
+    def decode_distribution(self, latents: tf.Tensor, training: bool = False) -> tfd.Distribution:
         return tfd.Independent(tfd.Normal(self.decoder(latents), 0.5), 3)
 
 
 def linear_gaussian() -> VAE:
-    """Its posterior has the exact mean, and twice the exact width along each axis: as the exact one
-    every weight would be log p(x), as a narrower one their variance would be unbounded."""
+    """Makes a model whose posterior has the exact mean and twice the exact scale.
+
+    With the exact posterior every weight would be p(x). With a narrower one the variance of the
+    weights would be unbounded.
+    """
     vae = bent(LinearGaussian(MLPEncoder(2, hidden=()), MLPDecoder(SHAPE, hidden=())), seed=3)
     kernel, bias = (weight.numpy().astype(np.float64) for weight in vae.decoder.weights)
     precision = np.eye(2) + 4.0 * kernel @ kernel.T
@@ -82,7 +89,7 @@ def linear_gaussian() -> VAE:
 
 
 def by_formula(vae: VAE, x: np.ndarray) -> np.ndarray:
-    """log p(x) of a linear-Gaussian model: x is N(b, W W^T + I / 4)."""
+    """Computes log p(x) of a linear-Gaussian model, in which x is N(b, W W^T + I / 4)."""
     kernel, bias = (weight.numpy().astype(np.float64) for weight in vae.decoder.weights)
     covariance = kernel.T @ kernel + 0.25 * np.eye(len(bias))
     gap = x.reshape(len(x), -1) - bias
@@ -92,7 +99,7 @@ def by_formula(vae: VAE, x: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module", params=["bernoulli", "linear_gaussian"])
 def known(request, planar, x) -> tuple[VAE, np.ndarray]:
-    """A model whose log p(x) is known exactly, and that."""
+    """A model whose log p(x) is known exactly, and log p(x)."""
     if request.param == "bernoulli":
         return planar, by_quadrature(planar, x)
     vae = linear_gaussian()
@@ -100,9 +107,10 @@ def known(request, planar, x) -> tuple[VAE, np.ndarray]:
 
 
 def require_converged(vae: VAE, x: np.ndarray, truth: np.ndarray) -> None:
-    """5,000 samples come to log p(x) within their standard error."""
+    """Asserts that 5,000 samples give log p(x) within their standard error."""
     result = evaluation.estimate_log_likelihood(vae, x, 5000, verbose=False)
-    # The Monte Carlo error of log mean w, from the effective sample size: var w / (k mean(w)^2).
+    # The Monte Carlo error of log mean w follows from the effective sample size. Its variance is
+    # var w / (k mean(w)^2).
     spread = np.sqrt(1.0 / result.effective_sample_size - 1.0 / 5000)
     error = result.estimate.per_example - truth
     assert np.abs(error / spread).max() < 4.0
@@ -113,13 +121,13 @@ def test_the_estimate_converges_to_the_truth_within_its_standard_error(known, x)
     require_converged(known[0], x, known[1])
 
 
-def test_the_estimate_of_grey_images_does_too(x):
+def test_the_estimate_of_grey_images_converges_too(x):
     vae, grey = planar_vae(ContinuousBernoulli()), 0.9 * x + 0.05
     require_converged(vae, grey, by_quadrature(vae, grey))
 
 
 def test_bounds_are_ordered_and_near_the_truth_with_k(known, x):
-    """50,000 draws: each difference is more than four of its standard errors."""
+    """With 50,000 samples each difference is more than four times its standard error."""
     vae, truth = known
     result = evaluation.estimate_log_likelihood(vae, x, 50_000, verbose=False)
     assert list(result.curve) == [1, 10, 100, 1000, 5000, 50_000]
@@ -154,15 +162,14 @@ def test_order_chunks_and_batches_change_nothing(planar, x):
 
 
 def test_a_kernel_holds_few_rows_whatever_the_batch(planar, x, monkeypatch):
-    """1,000 rows of the decoder at a time, for a batch that is no multiple of 3, too."""
-    rows = []
+    """The decoder gets at most 1,000 rows at a time, also for a batch that is no multiple of 3."""
+    rows, decode = [], planar.decode_distribution
 
     def watched(latents, *arguments):
         rows.append(int(np.prod(latents.shape[:-1])))
-        return likelihood(latents, *arguments)
+        return decode(latents, *arguments)
 
-    likelihood = planar.likelihood
-    monkeypatch.setattr(planar, "likelihood", watched)
+    monkeypatch.setattr(planar, "decode_distribution", watched)
     evaluation.estimate_log_likelihood(planar, x, 300, batch_size=23, verbose=False)
     assert rows
     assert max(rows) <= 1000
@@ -177,14 +184,14 @@ def test_seeds_reproduce_and_differ(planar, x):
     assert estimate(0) != estimate(1)
 
 
-def test_one_sample_is_the_elbo_draw_and_its_size_is_one(planar, x):
+def test_one_sample_has_an_effective_size_of_one(planar, x):
     result = evaluation.estimate_log_likelihood(planar, x, 1, verbose=False)
     np.testing.assert_allclose(result.effective_sample_size, 1.0, rtol=1e-6)
     assert list(result.curve) == [1]
 
 
 def test_effective_size_is_all_samples_when_the_posterior_is_exact(x):
-    """A decoder that ignores z under a posterior that is the prior: all weights are equal."""
+    """All weights are equal if the decoder ignores z and the posterior is the prior."""
     vae = VAE(MLPEncoder(2, hidden=()), MLPDecoder(SHAPE, hidden=()))
     raw = np.log(np.expm1(1.0 - 1e-4))
     kernel, bias = vae.encoder.get_weights()
@@ -195,21 +202,69 @@ def test_effective_size_is_all_samples_when_the_posterior_is_exact(x):
     np.testing.assert_allclose(result.estimate.per_example, -9 * np.log(2), rtol=1e-5)
 
 
-def test_group_means_are_exact_wherever_chunks_are_cut():
-    values = np.random.default_rng(0).normal(size=(3, 100))
-    for k in (1, 3, 10, 40):
-        whole = values[:, : 100 // k * k].reshape(3, -1, k)
-        expected = (np.logaddexp.reduce(whole, axis=-1) - np.log(k)).mean(axis=1)
-        for cut in (1, 7, 33, 100):
-            group = evaluation._GroupMeans(k, 3)
-            for start in range(0, 100, cut):
-                group.add(values[:, start : start + cut])
-            np.testing.assert_allclose(group.mean(), expected, rtol=1e-12)
+@pytest.mark.parametrize("chunk", [1, 7, 33, 100])
+@pytest.mark.parametrize("k", [1, 3, 10, 40])
+def test_groups_of_samples_are_reduced_exactly_for_any_chunk(k, chunk):
+    values = 900.0 * np.random.default_rng(0).normal(size=(3, 100))  # exp(900) overflows
+    whole = values[:, : 100 // k * k].reshape(3, -1, k)
+    unfinished, found = np.full(3, -np.inf), []
+    for first in range(0, 100, chunk):
+        part = values[:, first : first + chunk]
+        sums, unfinished = evaluation._group_log_sums(part, first, k, unfinished)
+        found.append(sums)
+    expected = np.logaddexp.reduce(whole, axis=-1)
+    np.testing.assert_allclose(np.concatenate(found, axis=1), expected, rtol=1e-12)
 
 
-def test_the_difference_estimate_raises_all_by_what_some_gain(planar):
-    """Against all samples on every image, the gain's spread among the refined and the noise of few
-    samples are all its error."""
+def test_memory_does_not_grow_with_the_number_of_samples(planar, x, monkeypatch):
+    """Every array of log weights has the size of a chunk."""
+    sizes, reduce = set(), evaluation._segment_log_sums
+
+    def watched(values, starts):
+        sizes.add(values.shape)
+        return reduce(values, starts)
+
+    monkeypatch.setattr(evaluation, "_segment_log_sums", watched)
+    evaluation.estimate_log_likelihood(planar, x, 2000, chunk_size=100, verbose=False)
+    assert sizes == {(20, 100)}
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["plain", "xla"])
+def test_an_evaluated_model_is_freed(x, jit_compile, monkeypatch):
+    monkeypatch.setattr(VAE, "xla_pays", lambda _: jit_compile)
+    vae = planar_vae()
+    first = evaluation.estimate_log_likelihood(vae, x, 20, verbose=False).estimate.mean
+    again = evaluation.estimate_log_likelihood(vae, x, 20, verbose=False).estimate.mean
+    evaluation.evaluate_elbo(vae, x)
+    evaluation.active_units(vae, x)
+    assert again == first
+    model, decoder = weakref.ref(vae), weakref.ref(vae.decoder)
+    del vae
+    gc.collect()
+    assert model() is None
+    assert decoder() is None
+
+
+def test_a_second_estimate_compiles_nothing(planar, x, monkeypatch):
+    evaluation.estimate_log_likelihood(planar, x, 20, verbose=False)
+    monkeypatch.setattr(evaluation, "_compile_log_weights", None)
+    evaluation.estimate_log_likelihood(planar, x, 20, seed=1, verbose=False)
+
+
+def test_every_figure_takes_what_fit_takes(planar, x):
+    batches = tf.data.Dataset.from_tensor_slices((x, np.zeros(len(x)))).batch(7)
+    for form in ((x, np.zeros(len(x))), batches):
+        for measure in (
+            lambda x: evaluation.estimate_log_likelihood(planar, x, 20, verbose=False).estimate,
+            lambda x: evaluation.evaluate_elbo(planar, x).elbo,
+        ):
+            np.testing.assert_allclose(measure(form).per_example, measure(x).per_example, rtol=1e-6)
+        assert evaluation.active_units(planar, form).count == 2
+
+
+def test_the_difference_estimate_adds_the_mean_gain(planar):
+    """The error has two sources: the spread of the gain among the refined images, and the noise of
+    the few samples."""
     x = np.random.default_rng(2).integers(0, 2, (200, *SHAPE)).astype(np.float32)
     full = evaluation.estimate_log_likelihood(planar, x, 5000, verbose=False)
     result = evaluation.estimate_by_difference(planar, x, 5000, 50, verbose=False)
@@ -219,15 +274,17 @@ def test_the_difference_estimate_raises_all_by_what_some_gain(planar):
     assert len(result.effective_sample_size) == 50
     few = evaluation.estimate_log_likelihood(planar, x, 100, verbose=False).estimate
     gain = full.estimate.per_example - full.curve[100].per_example
-    noise = few.per_example - full.curve[100].per_example  # of 100 draws, that all images keep
+    noise = (
+        few.per_example - full.curve[100].per_example
+    )  # the noise of 100 samples, which every image keeps
     error = np.sqrt(gain.var() / 50 + noise.var() / 200)
     assert abs(result.estimate.mean - full.estimate.mean) < 4.0 * error
     assert error < 0.3 * full.estimate.standard_error
     assert result.estimate.standard_error == pytest.approx(full.estimate.standard_error, rel=0.1)
 
 
-def test_the_difference_estimates_standard_error_is_its_spread():
-    """Over 2,000 populations of 100 images, of which 20 are refined."""
+def test_the_standard_error_of_the_difference_estimate_is_its_spread():
+    """The mean over 2,000 populations of 100 images, of which 20 are refined."""
     rng, rows = np.random.default_rng(0), np.arange(20) * 5
     means, errors = [], []
 
@@ -257,7 +314,7 @@ def test_the_difference_estimates_standard_error_is_its_spread():
         ({"num_refined": 25}, "num_refined must be a whole number from 2 to 24"),
     ],
 )
-def test_a_difference_needs_both_sides(planar, x, arguments, sentence):
+def test_a_difference_needs_few_and_all_samples(planar, x, arguments, sentence):
     with pytest.raises(checks.InputError, match=sentence):
         evaluation.estimate_by_difference(planar, x, verbose=False, **arguments)
 
@@ -272,7 +329,7 @@ def test_elbo_is_minus_rate_minus_distortion(planar, x):
     assert terms.elbo.per_example.shape == (24,)
 
 
-def test_active_units_finds_the_ones_that_vary(x):
+def test_active_units_finds_the_dimensions_that_vary(x):
     vae = bent(VAE(MLPEncoder(4, hidden=()), MLPDecoder(SHAPE, hidden=())))
     kernel, bias = vae.encoder.get_weights()
     kernel[:, 2] = 0.0  # loc of dimension 2 is constant
@@ -290,7 +347,7 @@ def test_active_units_finds_the_ones_that_vary(x):
         (lambda x: x * 0.5, {}, "needs binary pixels, 0 and 1"),
         (lambda x: x * np.nan, {}, "must be finite"),
         (lambda x: x[:0], {}, "at least one image"),
-        (lambda x: x[:, :2], {}, "must hold images of shape"),
+        (lambda x: x[:, :2], {}, "must hold images of the model.s shape"),
         (lambda x: x, {"num_samples": 0}, "num_samples must be a whole number from 1"),
         (lambda x: x, {"num_samples": 2.5}, "num_samples must be a whole number from 1"),
         (lambda x: x, {"chunk_size": 0}, "chunk_size must be"),
@@ -332,7 +389,7 @@ def test_a_second_estimate_sees_new_weights(x):
 
 
 def test_an_estimate_stops_where_an_error_does(x, planar, monkeypatch):
-    """Ctrl-C does not wait for the images that are still to come."""
+    """An interrupt does not wait for the remaining images."""
     begun = []
 
     def failing(image: np.ndarray) -> int:

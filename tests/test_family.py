@@ -85,7 +85,7 @@ def test_a_saved_member_answers_alike_and_trains_on(trained, tmp_path):
     assert type(again.encoder) is type(trained.encoder)
     assert type(again.objective) is type(trained.objective)
     assert again.objective.get_config() == trained.objective.get_config()
-    assert type(again.likelihood_part) is type(trained.likelihood_part)
+    assert type(again.likelihood) is type(trained.likelihood)
     np.testing.assert_allclose(again.reconstruct(x), trained.reconstruct(x), atol=1e-6)
     for vae in (trained, again):
         vae.fit(x, batch_size=8, epochs=1, verbose=0)

@@ -25,18 +25,12 @@ import tensorflow as tf
 import train as command
 import vae_keras
 from tests.conftest import small_vae
-from vae_keras import (
-    callbacks,
-    checkpoints,
-    datasets,
-    export,
-    files,
-    keras_file,
-    presets,
-    training,
-    zoo,
-)
+from vae_keras import export
 from vae_keras.__main__ import main
+from vae_keras.data import datasets
+from vae_keras.training import callbacks, checkpoints, run
+from vae_keras.utils import files, keras_file
+from vae_keras.zoo import presets, publish
 
 FAULTS = {
     "full": "No space left on device",
@@ -131,8 +125,8 @@ def run_command(monkeypatch, mnist):
     cut = datasets.Images(
         mnist.x_train[:300], mnist.y_train[:300], mnist.x_test[:60], mnist.y_test[:60]
     )
-    monkeypatch.setattr(training.datasets, "load_mnist", lambda *_: cut)
-    monkeypatch.setattr(training.VAE, "xla_pays", lambda _: False)
+    monkeypatch.setattr(run.datasets, "load_mnist", lambda *_: cut)
+    monkeypatch.setattr(run.VAE, "xla_pays", lambda _: False)
     flags = ["--epochs", "2", "--validation", "100", "--batch-size", "50"]
     return lambda folder: command.main(["--workdir", str(folder), *flags])
 
@@ -186,7 +180,7 @@ def test_a_run_goes_through_every_fault_to_the_same_end(
         for fault in WRITING:
             reason, before = FAULTS[fault], content(folder)
             monkeypatch.setattr(
-                training.export,
+                run.export,
                 "export_saved_model",
                 saved if name == "metadata.json" else lambda *_, **__: None,
             )
@@ -206,7 +200,7 @@ def test_a_run_goes_through_every_fault_to_the_same_end(
                 assert after[key] == before[key], (name, fault)
             else:
                 assert not any(n.endswith(f"/{name}") or n == name for n in after), (name, fault)
-    monkeypatch.setattr(training.export, "export_saved_model", saved)
+    monkeypatch.setattr(run.export, "export_saved_model", saved)
     assert run_command(folder) == 0
     same_run(folder, whole)
 
@@ -404,8 +398,8 @@ def finished(tmp_path, monkeypatch, mnist):
     cut = datasets.Images(
         mnist.x_train[:9], mnist.y_train[:9], mnist.x_test[:20], mnist.y_test[:20]
     )
-    monkeypatch.setattr(training.datasets, "load_mnist", lambda *_: cut)
-    monkeypatch.setattr(zoo.export, "export_saved_model", lambda *_, **__: None)  # tested above
+    monkeypatch.setattr(run.datasets, "load_mnist", lambda *_: cut)
+    monkeypatch.setattr(publish.export, "export_saved_model", lambda *_, **__: None)  # tested above
     run, target = tmp_path / "run", tmp_path / "zoo" / "mlp_mnist"
     shutil.copytree(presets.folder() / "mlp_mnist", target, ignore=lambda *_: ["1"])
     shutil.copy(presets.folder() / "published.json", tmp_path / "zoo")
@@ -425,12 +419,12 @@ def test_publishing(finished, disk, capsys):
         for fault in WRITING:
             before = content(target)
             with disk.fails(fault, name), pytest.raises(OSError, match=FAULTS[fault]):
-                zoo.publish(run, num_samples=2)
+                publish.publish(run, num_samples=2)
             after = content(target)
             assert set(after) == set(before)
             wanted = next(key for key in before if key.endswith(name))
             assert after[wanted] == before[wanted], (name, fault)
-    zoo.publish(run, num_samples=2)
+    publish.publish(run, num_samples=2)
     metrics = json.loads((target / "metrics.json").read_text())
     made = metrics["provenance"]
     assert made["weights_sha256"] == files.sha256(run / "model.keras")

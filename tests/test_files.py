@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from vae_keras import files
+from vae_keras.utils import files
 
 
 @pytest.fixture

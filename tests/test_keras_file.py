@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import small_vae
-from vae_keras import VAE, checks, files, keras_file, presets
+from vae_keras import VAE
 from vae_keras.__main__ import main
+from vae_keras.utils import checks, files, keras_file
+from vae_keras.zoo import presets
 
 
 @pytest.fixture

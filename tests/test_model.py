@@ -11,9 +11,10 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import small_vae
-from vae_keras import ELBO, VAE, ContinuousBernoulli, MLPDecoder, MLPEncoder, checks, data
-from vae_keras.model import _stack_size
+from vae_keras import ELBO, VAE, ContinuousBernoulli, MLPDecoder, MLPEncoder, data
 from vae_keras.noise import Stream
+from vae_keras.trainer.inputs import Arrays
+from vae_keras.utils import checks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -196,10 +197,10 @@ def test_global_random_state_is_neither_read_nor_written(digits):
 
 
 def test_training_noise_changes_with_the_step_and_is_not_the_test_noise(vae):
-    draws = [vae._train_draws(4, tf.constant(step)) for step in (0, 1)]
+    draws = [vae.draws(4, tf.constant(step), 0, training=True) for step in (0, 1)]
     assert not np.allclose(draws[0].noise, draws[1].noise)
     assert (draws[0].bits.numpy() != draws[1].bits.numpy()).any()
-    assert not np.allclose(vae._test_draws(4).noise, draws[0].noise)
+    assert not np.allclose(vae.draws(4, 0, 0, training=False).noise, draws[0].noise)
     assert len(set(Stream)) == len(Stream)
 
 
@@ -240,7 +241,7 @@ def test_config_round_trips(vae):
     assert (again.seed, again.binarization, again.latent_dim) == (3, "threshold", 3)
     assert again.image_shape == (6, 6, 1)
     grey = VAE.from_config(small_vae(likelihood=ContinuousBernoulli()).get_config())
-    assert (type(grey.likelihood_part), grey.binarization) == (ContinuousBernoulli, "none")
+    assert (type(grey.likelihood), grey.binarization) == (ContinuousBernoulli, "none")
 
 
 def test_a_configuration_from_before_there_were_likelihoods_is_a_bernoullis(vae):
@@ -435,7 +436,8 @@ def test_parts_that_do_not_fit_are_refused():
     [((28, 28, 1), 200, 25), ((7, 5, 3), 200, 25), ((56, 56, 1), 200, 5), ((256, 256, 1), 200, 1)],
 )
 def test_large_images_make_smaller_stacks(shape, batch, steps):
-    assert _stack_size(1000, batch, shape) == steps
+    examples = np.broadcast_to(np.uint8(0), (1000 * batch, *shape))
+    assert Arrays(examples, None, None, batch).stack_size() == steps
 
 
 @pytest.mark.parametrize(
@@ -443,24 +445,23 @@ def test_large_images_make_smaller_stacks(shape, batch, steps):
     [
         (lambda v, x: v.fit(x, epochs=0), "epochs must be a whole number >= 1"),
         (lambda v, x: v.fit(x, batch_size=0), "batch_size must be a whole number >= 1"),
-        (lambda v, x: v.fit(x, batch_size=61), "batch_size must not exceed the number of images"),
         (lambda v, x: v.fit(x[..., :0]), "must hold at least one image"),
         (lambda v, x: v.fit(x / 100.0), r"float pixels must lie in \[0, 1\]"),
         (lambda v, x: v.fit(np.full((2, 6, 6), np.nan)), "must be finite"),
         (lambda v, x: v.fit(x.astype(int) + 1), "integer pixels must lie in 0..255"),
         (lambda v, x: v.fit(x[:, 0, 0]), "must have shape"),
         (lambda v, x: v.fit(np.repeat(x, 2, -1)), "must have 1 or 3 channels"),
-        (lambda v, x: v.fit(x[:, :5]), r"must hold images of shape \(6, 6, 1\)"),
+        (lambda v, x: v.fit(x[:, :5]), r"must hold images of the model's shape \(6, 6, 1\)"),
         (lambda v, x: v.fit(x.astype(object)), "must hold numbers"),
         (lambda v, x: v.fit(x, validation_split=1.5), "validation_split must lie between"),
-        (lambda v, x: v.fit(x, sample_weight=np.ones(3)), "one number an image"),
-        (lambda v, x: v.fit(x, sample_weight=-np.ones(60)), "finite, >= 0"),
-        (lambda v, x: v.predict(x[:, :5]), r"images of shape \(6, 6, 1\)"),
+        (lambda v, x: v.fit(x, sample_weight=np.ones(3)), "one number for each image"),
+        (lambda v, x: v.fit(x, sample_weight=-np.ones(60)), "finite and >= 0"),
+        (lambda v, x: v.predict(x[:, :5]), r"images of the model's shape \(6, 6, 1\)"),
         (lambda v, x: v.decode(np.zeros((2, 4))), r"shape \[N, 3\]"),
         (lambda v, x: v.decode(np.full((2, 3), np.inf)), "latents must be finite"),
         (lambda v, x: v.sample(0), "n must be a whole number >= 1"),
         (lambda v, x: v.sample(2, seed=-1), "seed must be a whole number"),
-        (lambda v, x: v.interpolate(x[:2], x[:3]), "as many end as start images"),
+        (lambda v, x: v.interpolate(x[:2], x[:3]), "as many images at the end"),
         (lambda v, x: v.interpolate(x[:2], x[:2], steps=1), "steps must be a whole number >= 2"),
         (lambda v, x: VAE(binarization="maybe"), "binarization must be one of"),
         (lambda v, x: VAE(seed=1.5), "seed must be a whole number"),
@@ -489,5 +490,5 @@ def test_bad_pixels_in_a_dataset_are_refused(vae):
 
 def test_a_model_that_saw_no_images_says_so():
     encoder = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)])
-    with pytest.raises(checks.InputError, match="needs to know the images' shape"):
+    with pytest.raises(checks.InputError, match="needs to know the shape of the images"):
         VAE(encoder, MLPDecoder((6, 6, 1))).sample(1)

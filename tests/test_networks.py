@@ -1,4 +1,4 @@
-"""Encoders and decoders as plain Keras layers."""
+"""Encoders and decoders as Keras layers."""
 
 import json
 import math
@@ -10,13 +10,14 @@ import tensorflow as tf
 from test_noise import global_states, reseed_globals
 
 from vae_keras.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, mish
+from vae_keras.utils import checks
 
 shapes = pytest.mark.parametrize("image_shape", [(28, 28, 1), (5, 7, 3), (1, 3, 1), (4, 4, 3)])
 SMALL = {"hidden": (8, 8, 8), "seed": 3}
 
 
 def encoder(image_shape=(6, 4, 1), latent_dim=4, **arguments) -> MLPEncoder:
-    """A built encoder; with latent_dim 4 its last kernel has the shape of the hidden ones."""
+    """A built encoder. With latent_dim 4, its last kernel has the shape of the hidden kernels."""
     layer = MLPEncoder(latent_dim=latent_dim, **(SMALL | arguments))
     layer.build((None, *image_shape))
     return layer
@@ -159,7 +160,7 @@ def test_the_global_generators_are_neither_read_nor_written(build):
 
 # ------------------------------------------------------------------------- convolutional networks
 
-CONV = {"widths": (4, 6), "depth": 2, "seed": 3}
+CONV = {"widths": (4, 6), "blocks_per_stage": 2, "seed": 3}
 odd_shapes = pytest.mark.parametrize(
     "image_shape", [(28, 28, 1), (5, 7, 3), (1, 3, 1), (13, 8, 3), (9, 9, 1)]
 )
@@ -178,7 +179,7 @@ def conv_decoder(image_shape=(6, 4, 1), latent_dim=4, **arguments) -> ConvDecode
 
 
 @odd_shapes
-@pytest.mark.parametrize("widths", [(4,), (4, 6, 8)], ids=["one scale", "three scales"])
+@pytest.mark.parametrize("widths", [(4,), (4, 6, 8)], ids=["one stage", "three stages"])
 def test_convolutional_networks_take_any_shape(image_shape, widths):
     parameters = conv_encoder(image_shape, 5, widths=widths)(inputs(3, *image_shape))
     assert parameters.shape == (3, 10)
@@ -213,7 +214,7 @@ def test_a_residual_block_adds_to_its_input():
 )
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"widths": [3], "depth": 0, "activation": "mish"}, {"dtype": "mixed_bfloat16"}],
+    [{}, {"widths": [3], "blocks_per_stage": 0, "activation": "mish"}, {"dtype": "mixed_bfloat16"}],
     ids=["small", "flat", "bfloat16"],
 )
 def test_a_configuration_makes_the_same_convolutions_again(build, shape, arguments):
@@ -224,6 +225,16 @@ def test_a_configuration_makes_the_same_convolutions_again(build, shape, argumen
     assert again.get_config() == layer.get_config()
     again.set_weights(layer.get_weights())
     np.testing.assert_array_equal(again(x), layer(x))
+
+
+@pytest.mark.parametrize("build", [conv_encoder, conv_decoder])
+def test_a_configuration_of_version_0_1_0_is_read(build):
+    layer = build()
+    old = layer.get_config()
+    old["depth"] = old.pop("blocks_per_stage")
+    again = type(layer).from_config(old)
+    assert "depth" in old  # the caller's dictionary is not changed
+    assert again.get_config() == layer.get_config()
 
 
 @pytest.mark.parametrize("build", [conv_encoder, conv_decoder])
@@ -247,3 +258,57 @@ def test_mish_is_keras_mish():
     np.testing.assert_allclose(*values, rtol=1e-5, atol=1e-6)
     gradients = tape.gradient(total, [ours.value, theirs.value])
     np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)
+
+
+# ------------------------------------------------------------------------ Keras' global settings
+
+BUILDS = {
+    "MLPEncoder": (encoder, (2, 6, 4, 1)),
+    "MLPDecoder": (decoder, (2, 4)),
+    "ConvEncoder": (conv_encoder, (2, 6, 4, 1)),
+    "ConvDecoder": (conv_decoder, (2, 4)),
+}
+networks = pytest.mark.parametrize(("build", "shape"), BUILDS.values(), ids=BUILDS)
+
+
+@pytest.fixture
+def global_settings():
+    """Restores Keras' global settings after a test."""
+    yield
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_dtype_policy("float32")
+
+
+@networks
+def test_the_global_data_format_and_epsilon_change_nothing(build, shape, global_settings):
+    expected, x = build(), inputs(*shape)
+    outputs = expected(x)
+    keras.config.set_image_data_format("channels_first")
+    keras.config.set_epsilon(0.1)
+    layer = build()
+    np.testing.assert_array_equal(layer(x), outputs)
+    for ours, theirs in zip(layer.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@networks
+def test_the_global_policy_is_followed_or_refused(build, shape, global_settings):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    layer = build()
+    assert keras.backend.standardize_dtype(layer(inputs(*shape)).dtype) == "bfloat16"
+    assert {weight.dtype for weight in layer.weights} == {"float32"}
+    keras.config.set_dtype_policy("int8_from_float32")
+    sentence = r"quantized dtype policy\. Received: 'int8_from_float32'\. .*set_dtype_policy"
+    with pytest.raises(checks.InputError, match=sentence):
+        build()
+
+
+@networks
+def test_a_layer_has_no_predict_and_says_what_to_call(build, shape):
+    layer = build()
+    assert not hasattr(layer, "predict")
+    with pytest.raises(
+        AttributeError, match=r"Call vae\.encode\(images\) or vae\.decode\(latents\)"
+    ):
+        layer.predict(inputs(*shape))

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae_keras import checks, distributions
+from vae_keras import distributions
 from vae_keras.networks import MLPDecoder, MLPEncoder
 from vae_keras.objectives import ELBO, IWAE, Terms
+from vae_keras.utils import checks
 
 DRAWS = 20000
 GRID = np.linspace(-10.0, 10.0, 8001)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_keras import checks, datasets, own_images
+from vae_keras.data import datasets, image_folder
+from vae_keras.utils import checks
 
 RNG = np.random.default_rng(0)
 
@@ -54,7 +55,7 @@ def as_set(x: np.ndarray) -> set[bytes]:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_folder_of_png_files_is_read_pixel_for_pixel(tmp_path, channels):
     folder_of(tmp_path / "pictures", 20, channels=channels)
-    dataset = own_images.load(tmp_path / "pictures")
+    dataset = image_folder.load(tmp_path / "pictures")
     x_train, y_train, x_test, y_test = dataset.images
     assert dataset.name == "pictures"
     assert dataset.own
@@ -69,7 +70,7 @@ def test_a_folder_of_png_files_is_read_pixel_for_pixel(tmp_path, channels):
 def test_jpeg_files_are_read_whatever_the_case_of_their_ending(tmp_path):
     for index in range(10):
         png(tmp_path / f"{index}{('.jpg', '.JPEG', '.JPG')[index % 3]}", pixels(), quality=95)
-    x = everything(own_images.load(tmp_path))
+    x = everything(image_folder.load(tmp_path))
     files = [np.asarray(Image.open(path)) for path in tmp_path.iterdir()]
     assert as_set(x) == as_set(np.stack(files))
 
@@ -77,7 +78,7 @@ def test_jpeg_files_are_read_whatever_the_case_of_their_ending(tmp_path):
 def test_sub_folders_are_labels_also_deeper_ones(tmp_path):
     labelled(tmp_path, cat=6, dog=5)
     folder_of(tmp_path / "dog" / "puppies", 4)
-    dataset = own_images.load(tmp_path)
+    dataset = image_folder.load(tmp_path)
     _, y_train, _, y_test = dataset.images
     names, counts = np.unique(np.concatenate([y_train, y_test]), return_counts=True)
     assert dict(zip(names, counts, strict=True)) == {"cat": 6, "dog": 9}
@@ -87,13 +88,13 @@ def test_sub_folders_are_labels_also_deeper_ones(tmp_path):
 
 
 def test_one_sub_folder_names_no_class(tmp_path):
-    assert own_images.load(labelled(tmp_path, images=12)).images.y_train is None
+    assert image_folder.load(labelled(tmp_path, images=12)).images.y_train is None
 
 
 def test_train_and_test_folders_are_the_division(tmp_path):
     labelled(tmp_path / "train", cat=6, dog=5)
     labelled(tmp_path / "test", cat=2, dog=1)
-    dataset = own_images.load(tmp_path)
+    dataset = image_folder.load(tmp_path)
     assert dataset.split == "as given"
     assert (len(dataset.images.x_train), len(dataset.images.x_test)) == (11, 3)
     assert sorted(dataset.images.y_test) == ["cat", "cat", "dog"]
@@ -107,7 +108,7 @@ def test_hidden_files_are_passed_over_and_others_counted(tmp_path):
     (tmp_path / ".hidden.png").write_text("no picture")
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "scan.tiff").write_text("mine")
-    dataset = own_images.load(tmp_path)
+    dataset = image_folder.load(tmp_path)
     assert len(everything(dataset)) == 12
     assert dataset.notes == ("2 other files skipped.",)
 
@@ -115,7 +116,7 @@ def test_hidden_files_are_passed_over_and_others_counted(tmp_path):
 def test_names_in_any_script_are_taken(tmp_path):
     labelled(tmp_path, **{"猫": 6, "Straße $x$": 6})
     png(tmp_path / "猫" / "Screenshot at 1.23\u202fPM.png")
-    labels = own_images.load(tmp_path).images.y_train
+    labels = image_folder.load(tmp_path).images.y_train
     assert set(labels) == {"猫", "Straße $x$"}
 
 
@@ -124,7 +125,7 @@ def test_the_files_names_and_not_their_order_on_disk_decide(tmp_path):
     for folder, order in (("a", range(15)), ("b", reversed(range(15)))):
         for index in order:
             png(tmp_path / folder / f"{index:02d}.png", images[index])
-    a, b = (own_images.load(tmp_path / folder).images for folder in "ab")
+    a, b = (image_folder.load(tmp_path / folder).images for folder in "ab")
     np.testing.assert_array_equal(a.x_train, b.x_train)
     np.testing.assert_array_equal(a.x_test, b.x_test)
 
@@ -136,7 +137,7 @@ def one_kind(root: Path, image: Image.Image, name: str = "x.png", **options) -> 
     """What a folder of ten such files is read as: the image [H, W, C]."""
     for index in range(10):
         png(root / f"{index}{name}", image, **options)
-    x = everything(own_images.load(root))
+    x = everything(image_folder.load(root))
     np.testing.assert_array_equal(x, np.broadcast_to(x[:1], x.shape))
     return x[0]
 
@@ -179,7 +180,7 @@ def test_transparency_is_put_on_white(tmp_path, mode):
     read = one_kind(tmp_path, image, **options)
     np.testing.assert_array_equal(read[0, 0], [255] * read.shape[-1])
     assert read[0, 1].max() <= 30
-    assert own_images.load(tmp_path).notes[0] == "10 with transparency, put on white."
+    assert image_folder.load(tmp_path).notes[0] == "10 with transparency, put on white."
 
 
 def test_half_transparent_pixels_mix_with_white(tmp_path):
@@ -211,7 +212,7 @@ def test_grey_among_colour_is_read_as_colour_and_said(tmp_path):
     folder_of(tmp_path, 10)
     grey = pixels(channels=1)
     png(tmp_path / "grey.png", grey)
-    dataset = own_images.load(tmp_path)
+    dataset = image_folder.load(tmp_path)
     assert dataset.images.x_train.shape[1:] == (5, 7, 3)
     assert np.repeat(grey[..., np.newaxis], 3, axis=-1).tobytes() in as_set(everything(dataset))
     assert dataset.notes == ("1 grey images among those in colour: read as colour.",)
@@ -224,7 +225,7 @@ def test_grey_among_colour_is_read_as_colour_and_said(tmp_path):
 def test_images_of_any_size_are_scaled_to_one(tmp_path, text, size):
     for index in range(10):
         png(tmp_path / f"{index}.{('png', 'jpg')[index % 2]}", pixels(5 + index, 30 - index))
-    dataset = own_images.load(tmp_path, text)
+    dataset = image_folder.load(tmp_path, text)
     assert everything(dataset).shape == (10, *size, 3)
     assert dataset.notes == (f"Scaled to {size[0]} x {size[1]}, cropped around the middle.",)
 
@@ -234,7 +235,7 @@ def test_scaling_keeps_proportions_and_crops_the_sides(tmp_path):
     x[:, 20:40] = (250, 120, 10)  # the middle square
     read = one_kind(tmp_path / "whole", Image.fromarray(x))
     assert read.shape == (20, 60, 3)
-    scaled = everything(own_images.load(tmp_path / "whole", "10"))[0]
+    scaled = everything(image_folder.load(tmp_path / "whole", "10"))[0]
     assert scaled.shape == (10, 10, 3)
     inside = scaled[:, 2:-2]  # bicubic filtering mixes the outermost columns with what was cut
     np.testing.assert_array_equal(inside, np.broadcast_to([250, 120, 10], inside.shape))
@@ -248,13 +249,15 @@ def test_a_large_jpeg_is_scaled_as_its_pixels_are(tmp_path):
     for kind in ("jpg", "png"):
         for index in range(1, 10):
             os.link(tmp_path / kind / f"0.{kind}", tmp_path / kind / f"{index}.{kind}")
-    jpg, exact = (everything(own_images.load(tmp_path / kind, "12x16")) for kind in ("jpg", "png"))
+    jpg, exact = (
+        everything(image_folder.load(tmp_path / kind, "12x16")) for kind in ("jpg", "png")
+    )
     np.testing.assert_allclose(jpg.astype(int), exact, atol=3)
 
 
 def test_images_that_have_the_size_are_left_alone(tmp_path):
     folder_of(tmp_path)
-    whole, asked = own_images.load(tmp_path), own_images.load(tmp_path, "5x7")
+    whole, asked = image_folder.load(tmp_path), image_folder.load(tmp_path, "5x7")
     np.testing.assert_array_equal(whole.images.x_train, asked.images.x_train)
     assert asked.notes == ()
 
@@ -283,7 +286,7 @@ def test_images_that_have_the_size_are_left_alone(tmp_path):
 )
 def test_sizes_that_cannot_be_are_refused(text):
     with pytest.raises(checks.InputError, match="image_size must be H or HxW") as error:
-        own_images.parse_size(text)
+        image_folder.parse_size(text)
     assert f"Received: {text!r}" in str(error.value)
 
 
@@ -300,7 +303,7 @@ def test_an_npz_is_read_as_it_is(tmp_path, shape):
     x = RNG.integers(0, 256, shape, dtype=np.uint8)
     path = tmp_path / "mine.npz"
     np.savez_compressed(path, x_train=x, y_train=np.arange(20) % 3)
-    dataset = own_images.load(path)
+    dataset = image_folder.load(path)
     assert dataset.name == "mine"
     assert (len(dataset.images.x_train), len(dataset.images.x_test)) == (18, 2)
     x = x.reshape(20, 5, 4, -1)
@@ -316,7 +319,7 @@ def test_an_npz_is_read_as_it_is(tmp_path, shape):
 def test_numbers_of_other_kinds_become_bytes(tmp_path, dtype):
     x = RNG.integers(0, 256, (10, 3, 3), dtype=np.uint8)
     given = {"f": x / 255, "i": x, "b": x > 127}[np.dtype(dtype).kind].astype(dtype)
-    dataset = own_images.load(npz(tmp_path / "x.npz", x_train=given))
+    dataset = image_folder.load(npz(tmp_path / "x.npz", x_train=given))
     expected = np.where(x > 127, 255, 0).astype(np.uint8) if dtype is bool else x
     assert as_set(everything(dataset)) == as_set(expected)
     words = "stored in 256 levels" in " ".join(dataset.notes)
@@ -327,7 +330,7 @@ def test_a_given_test_set_stays_one(tmp_path):
     x = RNG.integers(0, 256, (12, 3, 3), dtype=np.uint8)
     names = np.array(["cat", "dog"] * 6)
     path = npz(tmp_path / "x.npz", x_train=x[:8], x_test=x[8:], y_train=names[:8], y_test=names[8:])
-    dataset = own_images.load(path)
+    dataset = image_folder.load(path)
     assert dataset.split == "as given"
     assert as_set(dataset.images.x_test) == as_set(x[8:])
     assert sorted(dataset.images.y_test) == ["cat", "cat", "dog", "dog"]
@@ -335,7 +338,7 @@ def test_a_given_test_set_stays_one(tmp_path):
 
 def test_an_npz_is_scaled_too(tmp_path):
     x = RNG.integers(0, 256, (10, 6, 8, 3), dtype=np.uint8)
-    dataset = own_images.load(npz(tmp_path / "x.npz", x_train=x), "3x4")
+    dataset = image_folder.load(npz(tmp_path / "x.npz", x_train=x), "3x4")
     assert everything(dataset).shape == (10, 3, 4, 3)
 
 
@@ -345,7 +348,7 @@ def test_an_npz_is_scaled_too(tmp_path):
 def test_the_division_is_drawn_and_always_the_same(tmp_path):
     x = np.arange(200, dtype=np.uint8).reshape(200, 1, 1)
     path = npz(tmp_path / "x.npz", x_train=x, y_train=np.repeat(np.arange(10), 20))
-    first, second = own_images.load(path), own_images.load(path)
+    first, second = image_folder.load(path), image_folder.load(path)
     assert first.split == "one in 10 for testing, drawn with seed 0"
     for ours, theirs in zip(first.images, second.images, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -358,9 +361,9 @@ def test_the_division_is_drawn_and_always_the_same(tmp_path):
 
 
 def test_the_order_depends_on_the_count_alone_and_is_uniform():
-    first = [own_images._drawn_order(count)[0] for count in range(20, 400)]
+    first = [image_folder._drawn_order(count)[0] for count in range(20, 400)]
     place = np.array(first) / np.arange(20, 400)
-    order = own_images._drawn_order(1000)
+    order = image_folder._drawn_order(1000)
     assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
     assert sorted(order) == list(range(1000))
     assert 0 <= place.min() < place.max() < 1
@@ -368,26 +371,26 @@ def test_the_order_depends_on_the_count_alone_and_is_uniform():
 
 def test_the_identity_follows_the_content(tmp_path):
     folder = labelled(tmp_path / "a", cat=6, dog=6)
-    identity = own_images.load(folder).identity
-    assert identity == own_images.load(folder).identity
+    identity = image_folder.load(folder).identity
+    assert identity == image_folder.load(folder).identity
     assert identity["split_seed"] == 0
     assert identity["image_shape"] == [5, 7, 3]
     assert (identity["train_images"], identity["test_images"]) == (11, 1)
     (folder / "notes.txt").write_text("changes nothing")
-    assert own_images.load(folder).identity == identity
-    assert own_images.load(folder, "4").identity["sha256"] != identity["sha256"]
+    assert image_folder.load(folder).identity == identity
+    assert image_folder.load(folder, "4").identity["sha256"] != identity["sha256"]
     image = folder / "cat" / "000.png"
     content = np.asarray(Image.open(image)).copy()
     content[0, 0, 0] ^= 1
     png(image, content)
-    assert own_images.load(folder).identity["sha256"] != identity["sha256"]
+    assert image_folder.load(folder).identity["sha256"] != identity["sha256"]
 
 
 def test_a_moved_label_is_another_identity(tmp_path):
     folder = labelled(tmp_path / "a", cat=6, dog=6)
-    before = own_images.load(folder).identity["sha256"]
+    before = image_folder.load(folder).identity["sha256"]
     (folder / "dog").rename(folder / "wolf")
-    assert own_images.load(folder).identity["sha256"] != before
+    assert image_folder.load(folder).identity["sha256"] != before
 
 
 @pytest.mark.parametrize(
@@ -395,7 +398,7 @@ def test_a_moved_label_is_another_identity(tmp_path):
     [("a/photos", "photos"), ("a/b.npz", "b"), ("mnist", "own-mnist"), ("/", "data")],
 )
 def test_a_data_set_is_called_after_its_file_or_folder(path, name):
-    assert own_images.name(path) == name
+    assert image_folder.name(path) == name
 
 
 # ------------------------------------------------------------------------------------ bad files
@@ -462,7 +465,7 @@ def gif_in_disguise(folder: Path) -> None:
 
 def too_long(folder: Path) -> None:
     with open(folder / "bad.png", "wb") as file:
-        file.truncate(own_images.MAX_FILE_BYTES + 1)
+        file.truncate(image_folder.MAX_FILE_BYTES + 1)
 
 
 def no_permission(folder: Path) -> None:
@@ -752,7 +755,7 @@ def test_bad_data_gets_one_sentence(build, sentence, tmp_path, monkeypatch, requ
     if "bomb" in request.node.name and "npz" in request.node.name:
         monkeypatch.setattr(own_images, "MAX_BYTES", 2**20 - 1)  # a small one explodes as well
     with pytest.raises(checks.InputError) as error:
-        own_images.load(build(tmp_path))
+        image_folder.load(build(tmp_path))
     message = str(error.value)
     if "{root}" in sentence:  # the whole of it
         assert message == sentence.replace("{root}", str(tmp_path))
@@ -769,9 +772,9 @@ def test_an_unlistable_folder_is_refused(tmp_path, monkeypatch):
     def refuse(_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(own_images.os, "scandir", refuse)
+    monkeypatch.setattr(image_folder.os, "scandir", refuse)
     with pytest.raises(checks.InputError, match="data must be readable") as error:
-        own_images.load(tmp_path)
+        image_folder.load(tmp_path)
     assert "Permission denied" in str(error.value)
 
 
@@ -782,20 +785,20 @@ def test_what_would_not_fit_is_refused_before_decoding(tmp_path, monkeypatch, ki
     if kind == "folder":
         path = folder_of(tmp_path / "data", 30)
         with pytest.raises(checks.InputError, match=r"Received: 30 images of 5 x 7 x 3"):
-            own_images.load(path)
+            image_folder.load(path)
         with pytest.raises(checks.InputError, match=r"Received: 30 images of 16 x 16 x 1"):
-            own_images.load(path, "16")
+            image_folder.load(path, "16")
     else:
         with pytest.raises(checks.InputError, match="must unpack to at most"):
-            own_images.load(npz(tmp_path / "x.npz", x_train=grey(200)))
+            image_folder.load(npz(tmp_path / "x.npz", x_train=grey(200)))
 
 
 def test_sizes_are_compared_before_all_headers_are_read(tmp_path, monkeypatch):
     folder_of(tmp_path, 30)
     read = []
-    real = own_images._header
+    real = image_folder._header
     monkeypatch.setattr(own_images, "_header", lambda path: read.append(path) or real(path))
     monkeypatch.setattr(own_images, "MAX_BYTES", 1000)
     with pytest.raises(checks.InputError, match="must fit into"):
-        own_images.load(tmp_path)
+        image_folder.load(tmp_path)
     assert len(read) == 1

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests.conftest import small_vae
-from vae_keras import VAE, MLPDecoder, MLPEncoder, checks, data, distributions, evaluation, files
+from vae_keras import VAE, MLPDecoder, MLPEncoder, data, distributions, evaluation
+from vae_keras.data import pipelines
+from vae_keras.utils import checks, files
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True)
 SLOW = settings(max_examples=6, deadline=None, derandomize=True)  # each traces graphs of its own
@@ -70,9 +72,9 @@ def test_any_batch_size_measures_the_same(rows, batch_size):
 def test_any_stack_serves_each_row_once(rows, batch_size, stack_size, seed):
     x = np.arange(rows, dtype=np.float32).reshape(rows, 1, 1, 1)
     calls = -(-rows // (batch_size * stack_size))
-    served = data.stacks(x, np.ones(rows, np.float32), batch_size, stack_size, seed).take(calls)
-    stacks = list(served.as_numpy_iterator())
-    held = np.concatenate([stack.images.ravel()[stack.weights.ravel() > 0] for stack in stacks])
+    served = pipelines.stacks(x, np.ones(rows, np.float32), batch_size, stack_size, seed)
+    stacks = list(served.take(calls).as_numpy_iterator())
+    held = np.concatenate([stack.examples.ravel()[stack.weights.ravel() > 0] for stack in stacks])
     np.testing.assert_array_equal(np.sort(held), np.arange(rows))
     assert sum(int(stack.steps) for stack in stacks) == -(-rows // batch_size)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import train
-from vae_keras import own_images, training
-from vae_keras.__main__ import main
+from vae_keras import training
+from vae_keras.cli.main import main
+from vae_keras.data import image_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,8 +54,16 @@ def test_own_networks_run_as_printed(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_encoder_with_two_outputs_runs_as_printed():
+    names: dict[str, object] = {}
+    exec(compile(PYTHON[2], "README.md", "exec"), names)
+    assert names["vae"].latent_dim == 2
+    assert names["vae"].history.history["elbo"][-1] > -400
+
+
+@pytest.mark.slow
 def test_the_weighted_kl_runs_as_printed(capsys):
-    exec(compile(PYTHON[2], "README.md", "exec"), {})
+    exec(compile(PYTHON[3], "README.md", "exec"), {})
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("beta")]
     found = re.findall(r"beta (\S+): rate (\S+), distortion (\S+) nats", "\n".join(lines))
     light, heavy = ([float(value) for value in values] for values in found)
@@ -67,7 +75,7 @@ def test_the_weighted_kl_runs_as_printed(capsys):
 @pytest.mark.slow
 def test_a_strategy_runs_as_printed():
     names: dict[str, object] = {}
-    exec(compile(PYTHON[3], "README.md", "exec"), names)
+    exec(compile(PYTHON[4], "README.md", "exec"), names)
     assert names["vae"].strategy is not None
     assert names["vae"].history.history["elbo"][-1] > -400
 
@@ -81,11 +89,11 @@ def test_commands_run_as_printed(line, files):
 def test_trainings_are_configured_as_printed(line, files, monkeypatch):
     wanted = []
     monkeypatch.setattr(training, "train", wanted.append)
-    assert train.main(shlex.split(line)[2:]) == 0
+    assert main(["train", *shlex.split(line)[2:]]) == 0
     (config,) = wanted
     assert config.recipe().epochs > 0
     if config.data is not None:
-        assert own_images.load(config.data, config.image_size).images.x_train.dtype == np.uint8
+        assert image_folder.load(config.data, config.image_size).images.x_train.dtype == np.uint8
     assert config.folder() != training.TrainConfig().folder()
 
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from benchmarks import scaling
-from vae_keras import VAE, replicas
+from vae_keras import VAE
+from vae_keras.trainer import replicas
 
 NETWORK = {"gbit_per_second": 8, "latency_us": 100}  # a byte a nanosecond
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vae_keras import presets
+from vae_keras.zoo import presets
 
 ROOT = Path(__file__).resolve().parent.parent
 USE = """

@@ -1,32 +1,25 @@
 """A variational autoencoder for Keras 3 with TensorFlow Probability distributions."""
 
-import os
-import sys
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from vae_keras import checks
 from vae_keras._version import __version__
+from vae_keras.utils import startup
 
-try:
-    checks.python_version()
-    checks.dependencies()
-    # Asked before the import too: Keras may fail to import on a backend that is not installed.
-    checks.keras_backend(os.environ.get("KERAS_BACKEND", "tensorflow"))
+# The process of a command imports them later: it prints what it does before that, and reports an
+# import that fails in one line.
+if startup.PROGRAM is None or TYPE_CHECKING:
+    startup.require_environment()
 
-    import keras
-
-    checks.keras_backend(keras.backend.backend())
-
+    # These register their classes with Keras.
+    from vae_keras import optimizers as optimizers
     from vae_keras.distributions import Bernoulli, ContinuousBernoulli
     from vae_keras.model import VAE
     from vae_keras.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
     from vae_keras.objectives import ELBO, IWAE
-except (ImportError, KeyboardInterrupt) as error:
-    # `python -m vae_keras` comes here before its own first line, and owes one line, too.
-    if sys.argv[0] == "-m" and "vae_keras" in sys.orig_argv and "--debug" not in sys.orig_argv:
-        stopped = isinstance(error, KeyboardInterrupt)
-        print("\nStopped." if stopped else f"Error: {error}", file=sys.stderr)
-        sys.exit(130 if stopped else 2)
-    raise
+
+if TYPE_CHECKING:
+    from vae_keras.data import datasets as datasets
 
 __all__ = [
     "ELBO",
@@ -40,3 +33,30 @@ __all__ = [
     "MLPEncoder",
     "__version__",
 ]
+
+_CLASSES = {
+    "ELBO": "objectives",
+    "IWAE": "objectives",
+    "VAE": "model",
+    "Bernoulli": "distributions",
+    "ContinuousBernoulli": "distributions",
+    "ConvDecoder": "networks",
+    "ConvEncoder": "networks",
+    "MLPDecoder": "networks",
+    "MLPEncoder": "networks",
+}
+_MODULES = {
+    "datasets": "data.datasets",
+    "evaluation": "evaluation",
+    "export": "export",
+    "training": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public class or module when it is first used."""
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    if name in _CLASSES:
+        return getattr(importlib.import_module(f"{__name__}.{_CLASSES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,18 +1,19 @@
-"""Test-set figures one can trust: ELBO, importance-weighted log-likelihood, active units.
+"""Figures of trained models: ELBO, rate and distortion, log-likelihood, active units.
 
-Every figure is in nats per image, per example first and reduced once, with a standard error over
-images. Noise is keyed by the image's own pixels and the sample's index, so neither the order of
-the images nor the sizes of chunks and batches change a figure beyond float error; only which images
-`estimate_by_difference` refines goes by their place.
+Every figure is in nats per image. It is computed for each image first and is reduced once, with a
+standard error over images. The noise of an image is keyed by the image's own pixels and by the
+index of the sample. The order of the images and the sizes of chunks and batches therefore change a
+figure by float rounding only. The one exception is `estimate_by_difference`, which selects the
+images that it refines by their position.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import functools
 import hashlib
 import math
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,20 +22,35 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras import checks, data, noise
+from vae_keras import data, noise
+from vae_keras.distributions import reparameterize, tfd
 from vae_keras.model import VAE, require_built
+from vae_keras.objectives import log_weights
 from vae_keras.priors import StandardNormal
+from vae_keras.utils import checks
 
-ACTIVE_THRESHOLD = 0.01  # variance of a posterior mean over the data, as Burda et al. set it
+ACTIVE_THRESHOLD = 0.01
+"""Variance of a posterior mean above which a latent dimension is active (Burda et al. 2016)."""
+
 CURVE = (1, 10, 100, 1000, 5000)
-FEW = 100  # samples for each image where only some take all of them
-_THREADS = 2  # one computes while the other draws noise or waits: 0.77 of one's time on two cores
-_KERNEL_ROWS = 1000  # decoder rows at a time; 200 and 500 were level
+"""Default numbers of samples k at which the IWAE-k bound is reported."""
+
+FEW = 100
+"""Samples that `estimate_by_difference` draws for every image."""
+
+_THREADS = 2  # One computes while the other draws noise or waits: 0.77 of the time on two cores.
+_KERNEL_ROWS = 1000  # decoder rows in one matrix product; 200 and 500 take the same time
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over images with its standard error, and the values it is the mean of."""
+    """A mean over images with its standard error.
+
+    Attributes:
+        mean: mean over images.
+        standard_error: standard error of the mean; NaN for a single image.
+        per_example: float64 [N], the value of each image.
+    """
 
     mean: float
     standard_error: float
@@ -42,7 +58,18 @@ class Estimate:
 
     @classmethod
     def of(cls, per_example: np.ndarray) -> Estimate:
-        """Reduces values [N] in float64."""
+        """Computes mean and standard error in float64.
+
+        Args:
+            per_example: [N], one value for each image.
+
+        Returns:
+            `Estimate`.
+
+        Example:
+            >>> Estimate.of(np.array([1.0, 3.0])).mean
+            2.0
+        """
         values = np.asarray(per_example, np.float64)
         error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
         return cls(float(values.mean()), float(error), values)
@@ -53,15 +80,15 @@ class LogLikelihood:
     """An importance-weighted estimate of log p(x).
 
     Attributes:
-        estimate: log p(x) from all samples, nats per image.
-        effective_sample_size: (sum w)^2 / sum w^2 of each image that took all samples, [N], from
-            1 to num_samples.
-        curve: k to the bound from k samples (IWAE-k), for each k <= num_samples; each is a mean
-            over all disjoint groups of k samples.
-        num_samples: importance samples an image.
-        seed: of the noise.
+        estimate: log p(x) from all samples, in nats per image.
+        effective_sample_size: (sum w)^2 / sum w^2 for each image that has all samples, [N]. It lies
+            between 1 and num_samples.
+        curve: maps k to the bound from k samples (IWAE-k), for each k <= num_samples. A bound is
+            the mean over all disjoint groups of k samples.
+        num_samples: importance samples for each image.
+        seed: seed of the noise.
         seconds: wall time.
-        num_refined: how many images took all samples, or None for every one, see
+        num_refined: number of images that have all samples, or None if every image has them. See
             `estimate_by_difference`.
     """
 
@@ -76,12 +103,21 @@ class LogLikelihood:
 
 @dataclass(frozen=True)
 class ElboTerms:
-    """The ELBO and its terms: rate is the KL, distortion the negative expected log-likelihood."""
+    """The ELBO and its terms: elbo = -(rate + distortion).
+
+    Attributes:
+        elbo: evidence lower bound, in nats per image.
+        rate: KL(q(z | x) || p(z)), in nats per image.
+        distortion: negative expected log-likelihood, in nats per image.
+        num_samples: posterior samples for each image.
+        seed: seed of the noise.
+        seconds: wall time.
+    """
 
     elbo: Estimate
     rate: Estimate
     distortion: Estimate
-    num_draws: int
+    num_samples: int
     seed: int
     seconds: float
 
@@ -91,10 +127,10 @@ class ActiveUnits:
     """Which latent dimensions carry information.
 
     Attributes:
-        variance: of the posterior mean over the data, [latent_dim].
-        kl: mean KL of each dimension, [latent_dim], nats; sums to the rate. None for a learned
-            prior, which knows no dimension by itself.
-        threshold: a dimension is active when its variance exceeds it.
+        variance: variance of the posterior mean over the data, [latent_dim].
+        kl: mean KL of each dimension in nats, [latent_dim]. It sums to the rate. None for a learned
+            prior, whose KL does not split into dimensions.
+        threshold: a dimension is active if its variance exceeds this number.
     """
 
     variance: np.ndarray
@@ -103,7 +139,7 @@ class ActiveUnits:
 
     @property
     def count(self) -> int:
-        """How many dimensions are active."""
+        """Number of active dimensions."""
         return int((self.variance > self.threshold).sum())
 
 
@@ -118,38 +154,43 @@ def estimate_log_likelihood(
     curve: Sequence[int] = CURVE,
     verbose: bool = True,
 ) -> LogLikelihood:
-    """Estimates log p(x) of each image with `num_samples` draws from its posterior.
+    """Estimates log p(x) of each image with importance samples from its posterior.
 
-    log p(x) is estimated as log mean_k p(x, z_k) / q(z_k | x): a lower bound in expectation that
-    tightens with k. Weights are reduced chunk by chunk, so memory does not grow with num_samples.
+    The estimate is log mean_k p(x, z_k) / q(z_k | x). Its expectation is a lower bound on log p(x)
+    that tightens with k. The weights are reduced chunk by chunk: at most chunk_size * batch_size of
+    them are held by each of two threads, whatever num_samples is.
 
     Args:
-        model: the model.
-        x: images as the model's likelihood has them: binary, pixels 0 and 1 (or 0 and 255), see
-            `data.binarize`; for a `ContinuousBernoulli` grey, as they are.
-        num_samples: importance samples k an image, >= 1. Default 5000.
-        seed: of the noise. Default 0.
-        chunk_size: samples of an image at a time. Default 1000.
+        model: a built model.
+        x: images in any form that `VAE.fit` takes. A `Bernoulli` likelihood needs binary pixels, 0
+            and 1 or 0 and 255; `data.binarize` makes them. A `ContinuousBernoulli` needs grey
+            pixels, uint8 0..255 or floats in [0, 1].
+        num_samples: importance samples for each image, from 1 to 2^31 - 1. Default 5000.
+        seed: seed of the noise, integer in [0, 2^31). Default 0.
+        chunk_size: samples of an image that are drawn at a time. Default 1000.
         batch_size: images at a time. Default 20.
-        curve: the k of the curve; those above num_samples are left out.
-        verbose: whether a progress bar is shown. Default True.
+        curve: numbers of samples k at which the bound is reported. Those above num_samples are left
+            out. Default `CURVE`.
+        verbose: whether to show a progress bar. Default True.
 
     Returns:
         `LogLikelihood`, in nats per image.
 
     Raises:
-        checks.InputError: for pixels that the likelihood does not have, NaN, counts below 1 or
-            beyond memory.
+        checks.InputError: if the likelihood does not support the pixels, if a pixel is NaN, or if a
+            count is below 1 or does not fit into memory.
 
     Example:
         >>> x = data.binarize(x_test, seed=0)
-        >>> estimate_log_likelihood(vae, x).estimate.mean
+        >>> result = estimate_log_likelihood(vae, x, num_samples=10, verbose=False)
+        >>> sorted(result.curve)
+        [1, 10]
 
     References:
         Burda et al. 2016, "Importance weighted autoencoders", equation 8 and section 5.
     """
     images = observations(model, x)
-    # A sample's index is an int32, and a chunk of them is held with its logits.
+    # The index of a sample is an int32. The logits of a chunk are held at once.
     num_samples = checks.whole_number("num_samples", num_samples, 1, 2**31 - 1)
     chunk = min(checks.whole_number("chunk_size", chunk_size, 1), num_samples)
     batch = min(checks.whole_number("batch_size", batch_size, 1), len(images))
@@ -163,21 +204,23 @@ def estimate_log_likelihood(
     wanted = [k for k in {*curve, num_samples} if k <= num_samples]
 
     def of_batch(start: int) -> tuple[dict[int, np.ndarray], np.ndarray]:
-        """The bounds for each k and the effective sample size of up to `batch` images."""
+        """Returns the bound for each k and the effective sample sizes of up to `batch` images."""
         held = min(batch, len(images) - start)
         rows, loc, scale = (_filled(part[start : start + batch], batch) for part in known)
         identity = tf.constant([_identity(row) for row in rows])
-        groups = {k: _GroupMeans(k, batch) for k in wanted}
-        squares = _RunningSum(batch)
+        totals = {k: np.zeros(batch) for k in wanted}  # sums of the log-sums of finished groups
+        unfinished = {k: np.full(batch, -np.inf) for k in wanted}
+        squares = np.full(batch, -np.inf)  # log sum w^2
         for first in range(0, num_samples, chunk):
-            log_weights = kernel(rows, loc, scale, identity, tf.constant(first), tf.constant(seed))
-            log_weights = log_weights.numpy()[:, : num_samples - first].astype(np.float64)
-            for group in groups.values():
-                group.add(log_weights)
-            squares.add(2.0 * log_weights)
-        total = groups[num_samples].mean() + math.log(num_samples)
-        bounds = {k: group.mean()[:held] for k, group in groups.items()}
-        return bounds, np.exp(2.0 * total - squares.log_sum)[:held]
+            weights = kernel(rows, loc, scale, identity, tf.constant(first), tf.constant(seed))
+            weights = weights.numpy()[:, : num_samples - first].astype(np.float64)
+            for k in wanted:
+                finished, unfinished[k] = _group_log_sums(weights, first, k, unfinished[k])
+                totals[k] += finished.sum(axis=1)
+            squares = np.logaddexp(squares, _segment_log_sums(2.0 * weights, [0])[:, 0])
+        bounds = {k: total / (num_samples // k) - math.log(k) for k, total in totals.items()}
+        sizes = np.exp(2.0 * totals[num_samples] - squares)
+        return {k: bound[:held] for k, bound in bounds.items()}, sizes[:held]
 
     bounds: dict[int, list[np.ndarray]] = {k: [] for k in wanted}
     sizes = []
@@ -189,7 +232,7 @@ def estimate_log_likelihood(
             sizes.append(size)
             bar.add(len(size))
     finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C nothing more begins
+        pool.shutdown(cancel_futures=True)  # No new batch starts after an interrupt.
     estimates = {k: Estimate.of(np.concatenate(parts)) for k, parts in sorted(bounds.items())}
     return LogLikelihood(
         estimate=estimates[num_samples],
@@ -212,21 +255,31 @@ def estimate_by_difference(
 ) -> LogLikelihood:
     """Estimates log p(x) where all samples for every image would take too long.
 
-    Every image takes 100 samples; `num_refined`, spread evenly over x, take all `num_samples`, and
-    by what these gain on average all are raised. Where the gain has nothing to do with an image's
-    place in x, the expectation is that of all samples everywhere; as the gain differs little from
-    image to image, the standard error is nearly as small.
+    Every image is measured with 100 samples. `num_refined` images, spread evenly over x, are also
+    measured with all `num_samples`, and their mean gain is added to every other image. The
+    estimate has the expectation of `estimate_log_likelihood` if the gain of an image does not
+    depend on its position in x. The gain differs little from image to image, so the standard error
+    is nearly as small.
 
     Args:
-        model, x, num_samples, seed, verbose: as in `estimate_log_likelihood`.
-        num_refined: images that take all samples, 2 to N. Default 1000.
+        model: a built model.
+        x: images, as in `estimate_log_likelihood`.
+        num_samples: importance samples for each refined image, from 101 to 2^31 - 1. Default 5000.
+        num_refined: number of images that are measured with all samples, from 2 to N. Default 1000.
+        seed: seed of the noise, integer in [0, 2^31). Default 0.
+        verbose: whether to show progress bars. Default True.
 
     Returns:
-        `LogLikelihood`. In `per_example` an image stands with its bound from 100 samples plus the
-        gain, its own or the mean one.
+        `LogLikelihood`. In `per_example` a refined image has its own bound. Any other image has its
+        bound from 100 samples plus the mean gain.
 
     Raises:
-        checks.InputError: as `estimate_log_likelihood`, and for num_samples of 100 or fewer.
+        checks.InputError: as in `estimate_log_likelihood`, and for num_samples of 100 or fewer.
+
+    Example:
+        >>> x = data.binarize(x_test, seed=0)
+        >>> estimate_by_difference(vae, x, 101, num_refined=2, verbose=False).num_refined
+        2
 
     References:
         Särndal, Swensson & Wretman 1992, "Model assisted survey sampling", section 6.3 on the
@@ -251,46 +304,58 @@ def estimate_by_difference(
 
 
 def _raised(few: LogLikelihood, full: LogLikelihood, k: int, rows: np.ndarray) -> Estimate:
-    """The bound from `few` samples, raised by what k gain over as many at the images `rows`."""
+    """Adds the mean gain of k samples, measured on the refined images, to the bound from few.
+
+    Args:
+        few: the bound of every image from few samples.
+        full: the bounds of the refined images.
+        k: number of samples whose bound is estimated.
+        rows: positions of the refined images.
+    """
     bound = few.estimate.per_example
     gain = full.curve[k].per_example - full.curve[few.num_samples].per_example
     values = bound + gain.mean()
     values[rows] = bound[rows] + gain
-    # As if every image had its gain, and the gain's own error for having been seen at some.
+    # The first term is the variance if the gain of every image were known. The second one is the
+    # variance of the mean gain, which was measured on some images only.
     (_, shared), (_, spread) = np.cov(bound[rows], gain)
     all_images, some = len(bound), len(rows)
     variance = (bound.var(ddof=1) + 2 * shared + spread) / all_images
     variance += spread * (1 / some - 1 / all_images)
-    # Of a few images the estimated covariance can be far off.
+    # The covariance of a few images can be far off, so the sum may be negative.
     return Estimate(float(values.mean()), math.sqrt(max(variance, 0.0)), values)
 
 
-def evaluate_elbo(model: VAE, x: Any, num_draws: int = 1, *, seed: int = 0) -> ElboTerms:
-    """Measures the ELBO, the rate and the distortion of images as they are.
+def evaluate_elbo(model: VAE, x: Any, num_samples: int = 1, *, seed: int = 0) -> ElboTerms:
+    """Measures the ELBO, the rate and the distortion of each image.
 
     Args:
-        model: the model.
-        x: images, as in `VAE.fit`; nothing is binarized here.
-        num_draws: posterior draws an image, averaged, >= 1. Default 1.
-        seed: of the noise. Default 0.
+        model: a built model.
+        x: images in any form that `VAE.fit` takes. They are not binarized here.
+        num_samples: posterior samples that are averaged for each image, >= 1. Default 1.
+        seed: seed of the noise, integer in [0, 2^31). Default 0.
 
     Returns:
         `ElboTerms`, in nats per image.
 
     Raises:
-        checks.InputError: for what are no images of the model's shape, or counts below 1 or beyond
-            memory.
+        checks.InputError: if x does not hold images of the model's shape, or if num_samples is
+            below 1 or does not fit into memory.
+
+    Example:
+        >>> evaluate_elbo(vae, x_test).elbo.per_example.shape
+        (60,)
     """
-    num_draws = checks.whole_number("num_draws", num_draws, 1)
-    images = checks.images(x, shape=_image_shape(model))
-    checks.memory("num_draws", num_draws, 4 * model.latent_dim * min(1000, len(images)))
+    num_samples = checks.whole_number("num_samples", num_samples, 1)
+    images = require_built(model, "an evaluation").images(x)
+    checks.memory("num_samples", num_samples, 4 * model.latent_dim * min(1000, len(images)))
     if images.dtype == np.uint8:
         images = images.astype(np.float32) / 255.0
     seed = checks.seed(seed)
     started = time.perf_counter()
 
     draw_noise = tf.function(
-        lambda identity: _keyed_noise(model.latent_dim, seed, identity, num_draws, tf.constant(0)),
+        lambda identity: _keyed_noise(model.latent_dim, seed, identity, num_samples, 0),
         autograph=False,
     )
     bound = tf.function(model.terms, autograph=False)
@@ -298,31 +363,45 @@ def evaluate_elbo(model: VAE, x: Any, num_draws: int = 1, *, seed: int = 0) -> E
     for start in range(0, len(images), 1000):
         rows = images[start : start + 1000]
         draws = draw_noise(tf.constant([_identity(row) for row in rows]))  # [N, S, L]
-        terms = [bound(tf.constant(rows), draws[:, index]) for index in range(num_draws)]
+        terms = [bound(tf.constant(rows), draws[:, index]) for index in range(num_samples)]
         blocks.append(np.mean(terms, axis=0, dtype=np.float64))  # [3, N]
     elbo, log_likelihood, kl = np.concatenate(blocks, axis=1)
     return ElboTerms(
         elbo=Estimate.of(elbo),
         rate=Estimate.of(kl),
         distortion=Estimate.of(-log_likelihood),
-        num_draws=num_draws,
+        num_samples=num_samples,
         seed=seed,
         seconds=time.perf_counter() - started,
     )
 
 
 def rate_distortion(
-    model: VAE, x: Any, num_draws: int = 1, *, seed: int = 0
+    model: VAE, x: Any, num_samples: int = 1, *, seed: int = 0
 ) -> tuple[float, float]:
-    """Returns the mean rate and distortion of images, nats per image: elbo = -(rate + distortion).
+    """Returns the mean rate and the mean distortion of images: elbo = -(rate + distortion).
 
     Args:
-        model, x, num_draws, seed: as in `evaluate_elbo`.
+        model: a built model.
+        x: images, as in `evaluate_elbo`.
+        num_samples: posterior samples that are averaged for each image, >= 1. Default 1.
+        seed: seed of the noise, integer in [0, 2^31). Default 0.
+
+    Returns:
+        The rate and the distortion, in nats per image.
+
+    Raises:
+        checks.InputError: as in `evaluate_elbo`.
+
+    Example:
+        >>> rate, distortion = rate_distortion(vae, x_test)
+        >>> rate > 0
+        True
 
     References:
         Alemi et al. 2018, "Fixing a broken ELBO".
     """
-    terms = evaluate_elbo(model, x, num_draws, seed=seed)
+    terms = evaluate_elbo(model, x, num_samples, seed=seed)
     return terms.rate.mean, terms.distortion.mean
 
 
@@ -330,22 +409,26 @@ def active_units(model: VAE, x: Any, threshold: float = ACTIVE_THRESHOLD) -> Act
     """Finds the latent dimensions whose posterior mean varies over the data.
 
     Args:
-        model: the model.
-        x: images, as in `VAE.fit`.
-        threshold: on Cov_x(E_q[z]). Default 0.01.
+        model: a built model.
+        x: images in any form that `VAE.fit` takes.
+        threshold: smallest variance of an active dimension, > 0. Default `ACTIVE_THRESHOLD`.
 
     Returns:
         `ActiveUnits`.
 
     Raises:
-        checks.InputError: for what are no images of the model's shape, or a threshold of 0 or less.
+        checks.InputError: if x does not hold images of the model's shape, or if the threshold is
+            not above 0.
+
+    Example:
+        >>> active_units(vae, x_test).variance.shape
+        (3,)
 
     References:
-        Burda et al. 2016, section 5.2.
+        Burda et al. 2016, "Importance weighted autoencoders", section 5.2.
     """
     threshold = checks.positive("threshold", threshold)
-    _image_shape(model)
-    loc, scale = model.encode(x)
+    loc, scale = require_built(model, "an evaluation").encode(x)
     kl = None
     if isinstance(model.prior, StandardNormal):
         kl = 0.5 * (loc**2 + scale**2 - 1.0) - np.log(scale)
@@ -354,20 +437,29 @@ def active_units(model: VAE, x: Any, threshold: float = ACTIVE_THRESHOLD) -> Act
 
 
 def observations(model: VAE, x: Any) -> np.ndarray:
-    """Returns images as float32 in [0, 1], and refuses those the model has no likelihood of.
+    """Returns images as float32 in [0, 1] after checking that the likelihood supports them.
+
+    A Bernoulli is not a valid density for grey pixels. A density at binary pixels has no upper
+    bound. A figure made of either could not be compared with any other.
 
     Args:
-        model: the model.
-        x: images [N, H, W, C] or [N, H, W], uint8 or float.
+        model: a built model.
+        x: images in any form that `VAE.fit` takes.
+
+    Returns:
+        float32 [N, H, W, C].
 
     Raises:
-        checks.InputError: for grey pixels where the likelihood is of binary ones, or the other way
-            round: a Bernoulli's probability of a grey value is no probability, a density at binary
-            pixels has no upper bound, and a figure made of either compares with none.
+        checks.InputError: for grey pixels if the likelihood is binary, and for binary images if it
+            is a density on [0, 1].
+
+    Example:
+        >>> observations(vae, np.full([1, 6, 6], 255, np.uint8)).shape
+        (1, 6, 6, 1)
     """
-    images = checks.images(x, shape=_image_shape(model))
-    if model.likelihood_part.takes_grey:
-        checks.grey(images)
+    images = require_built(model, "an evaluation").images(x)
+    if model.likelihood.support == "unit_interval":
+        checks.not_only_binary(images)
     else:
         _require_binary(images)
     return data.to_pixels(tf.constant(images), None, "none").numpy()
@@ -383,45 +475,59 @@ def _require_binary(images: np.ndarray) -> None:
         )
 
 
-def _image_shape(model: VAE) -> tuple[int, int, int]:
-    return require_built(model, "an evaluation").image_shape
-
-
 def _identity(image: np.ndarray) -> int:
-    """A number that names an image by its pixels, for its noise."""
+    """Returns a hash of the image's pixels, which keys its noise."""
     digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1  # fits a signed 64-bit integer
+    return int.from_bytes(digest, "little") >> 1  # The result fits into a signed 64-bit integer.
 
 
 def _filled(rows: np.ndarray, num: int) -> np.ndarray:
-    """Repeats the first row until there are `num`: the compiled kernel has one shape."""
+    """Repeats the first row until there are `num` rows. The compiled kernel has one shape."""
     return np.concatenate([rows, np.repeat(rows[:1], num - len(rows), axis=0)])
 
 
 def _keyed_noise(
-    latent_dim: int, seed: tf.Tensor, identity: tf.Tensor, samples: int, first: tf.Tensor
+    latent_dim: int,
+    seed: int | tf.Tensor,
+    identity: tf.Tensor,
+    samples: int,
+    first: int | tf.Tensor,
 ) -> tf.Tensor:
-    """Standard normal noise [N, samples, latent_dim] by (seed, image, sample's index)."""
+    """Returns standard normal noise [N, samples, latent_dim] keyed by (seed, image, sample)."""
     return noise.normal(
         seed, noise.Stream.IMPORTANCE, rows=samples, size=latent_dim, step=identity, row=first
     )
 
 
-@functools.lru_cache(maxsize=2)  # a second call, such as after the next epoch, compiles nothing
-def _log_weight_kernel(model: VAE, chunk: int, batch: int) -> Callable[..., tf.Tensor]:
+_Kernel = Callable[..., tf.Tensor]
+# The kernels of a model are freed with the model.
+_kernels: weakref.WeakKeyDictionary[VAE, dict[tuple[int, int], _Kernel]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _log_weight_kernel(model: VAE, chunk: int, batch: int) -> _Kernel:
+    """Returns a model's compiled kernel. A second call with the same sizes compiles nothing."""
+    kernels = _kernels.setdefault(model, {})
+    if (chunk, batch) not in kernels:
+        # A kernel that held the model would keep its own key alive.
+        kernels[chunk, batch] = _compile_log_weights(weakref.proxy(model), chunk, batch)
+    return kernels[chunk, batch]
+
+
+def _compile_log_weights(model: VAE, chunk: int, batch: int) -> _Kernel:
     """Compiles log p(x, z) - log q(z | x) of `chunk` samples for each of `batch` images."""
-    prior = model.prior.distribution(model.latent_dim)
     most = max(1, _KERNEL_ROWS // chunk)
     together = max(n for n in range(1, most + 1) if batch % n == 0)  # images a matrix product
 
     def some(rows: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         # rows [G, H, W, C], loc and scale [G, L], draws [G, S, L]
-        z = loc[:, tf.newaxis] + scale[:, tf.newaxis] * draws
-        log_q = tf.reduce_sum(
-            -0.5 * draws**2 - tf.math.log(scale)[:, tf.newaxis] - 0.5 * math.log(2 * math.pi), -1
-        )
-        log_likelihood = model.likelihood(z).log_prob(rows[:, tf.newaxis])
-        return log_likelihood + prior.log_prob(z) - log_q  # [G, S]
+        posterior = tfd.Independent(tfd.Normal(loc[:, tf.newaxis], scale[:, tf.newaxis]), 1)
+        prior = model.prior.distribution(model.latent_dim)
+        z = reparameterize(posterior, draws)
+        x, decode = rows[:, tf.newaxis], model.decode_distribution
+        log_weight, _ = log_weights(x, z, posterior, prior, decode)
+        return log_weight  # [G, S]
 
     @tf.function(jit_compile=model.xla_pays(), autograph=False)
     def compiled(rows: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
@@ -447,49 +553,33 @@ def _log_weight_kernel(model: VAE, chunk: int, batch: int) -> Callable[..., tf.T
     return kernel
 
 
-class _RunningSum:
-    """log sum exp over a stream of columns, for each of `rows` rows."""
+def _group_log_sums(
+    log_weight: np.ndarray, first: int, k: int, unfinished: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reduces a chunk of samples to log sum exp of each group of k samples.
 
-    def __init__(self, rows: int) -> None:
-        self.log_sum = np.full(rows, -np.inf)
+    Args:
+        log_weight: [N, S], the log weights of the samples first, first + 1, ...
+        first: index of the first sample. Sample i belongs to group i // k.
+        k: size of the groups.
+        unfinished: [N], log sum exp of the earlier samples of the first sample's group.
 
-    def add(self, values: np.ndarray) -> None:
-        self.log_sum = np.logaddexp(self.log_sum, _log_sum_exp(values))
-
-
-class _GroupMeans:
-    """Mean over disjoint groups of k columns of log mean exp, wherever the chunks are cut."""
-
-    def __init__(self, k: int, rows: int) -> None:
-        self.k, self.rows = k, rows
-        self.total, self.groups = np.zeros(rows), 0
-        self._open, self._filled = _RunningSum(rows), 0
-
-    def add(self, values: np.ndarray) -> None:
-        if self._filled:  # first fill the group that the last chunk left open
-            values = self._extend(values)
-        whole = values.shape[1] // self.k
-        if whole:
-            block = values[:, : whole * self.k].reshape(self.rows, whole, self.k)
-            self.total += (_log_sum_exp(block) - math.log(self.k)).sum(axis=1)
-            self.groups += whole
-        if values.shape[1] % self.k:
-            self._extend(values[:, whole * self.k :])
-
-    def mean(self) -> np.ndarray:
-        return self.total / self.groups
-
-    def _extend(self, values: np.ndarray) -> np.ndarray:
-        taken = min(self.k - self._filled, values.shape[1])
-        self._open.add(values[:, :taken])
-        self._filled += taken
-        if self._filled == self.k:
-            self.total += self._open.log_sum - math.log(self.k)
-            self.groups += 1
-            self._open, self._filled = _RunningSum(self.rows), 0
-        return values[:, taken:]
+    Returns:
+        log sum exp of each group that the chunk finishes, [N, G], and of the samples of the group
+        that it leaves unfinished, [N].
+    """
+    size = log_weight.shape[1]
+    starts = [0, *range(k - first % k, size, k)]
+    sums = _segment_log_sums(log_weight, starts)
+    sums[:, 0] = np.logaddexp(unfinished, sums[:, 0])
+    if (first + size) % k:
+        return sums[:, :-1], sums[:, -1]
+    return sums, np.full_like(unfinished, -np.inf)
 
 
-def _log_sum_exp(values: np.ndarray) -> np.ndarray:
-    peak = values.max(axis=-1, keepdims=True)
-    return np.log(np.exp(values - peak).sum(axis=-1)) + peak[..., 0]
+def _segment_log_sums(values: np.ndarray, starts: Sequence[int]) -> np.ndarray:
+    """Returns log sum exp over the columns from each start to the next: [N, len(starts)]."""
+    sizes = np.diff(starts, append=values.shape[1])
+    peaks = np.maximum.reduceat(values, starts, axis=1)
+    sums = np.add.reduceat(np.exp(values - np.repeat(peaks, sizes, axis=1)), starts, axis=1)
+    return np.log(sums) + peaks

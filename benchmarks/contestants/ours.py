@@ -19,7 +19,8 @@ from benchmarks.workload import (
     Weights,
     Workload,
 )
-from vae_keras import VAE, ConvDecoder, ConvEncoder, data, evaluation
+from vae_keras import VAE, ConvDecoder, ConvEncoder, evaluation
+from vae_keras.data import pipelines
 
 _FOR_EVER = np.iinfo(np.int32).max
 
@@ -56,7 +57,11 @@ def fit_with_defaults(workload: Workload, gate: Gate) -> None:
 
 def fit_as_train_py(workload: Workload, gate: Gate) -> None:
     """The training stage of `train.py` itself, with all its callbacks; no images held out."""
-    from vae_keras import cluster, datasets, presets, training
+    from vae_keras.data import datasets
+    from vae_keras.training import TrainConfig, cluster, run
+    from vae_keras.training.plan import make_plan
+    from vae_keras.training.signals import Signals
+    from vae_keras.zoo import presets
 
     vae, images = _compiled(workload), _images(workload)
     vae.optimizer.build(vae.trainable_variables)
@@ -71,19 +76,19 @@ def fit_as_train_py(workload: Workload, gate: Gate) -> None:
     vae.fit = lambda *arguments, callbacks, **options: fit(
         *arguments, callbacks=[*callbacks, passes], **options
     )
-    folder, signals = workload.folder / "run", training._Signals()
-    training._fit(vae, recipe, dataset, folder, signals, cluster.join("none"))
+    plan = make_plan(TrainConfig(), recipe, dataset)
+    run.fit(vae, plan, workload.folder / "run", Signals(), cluster.join("none"))
 
 
 def fit_without_pipeline(workload: Workload, gate: Gate) -> None:
     """`VAE.fit` fed with one and the same stack of batches: no shuffling, no gathering."""
-    pipeline = data.stacks
+    pipeline = pipelines.stacks
 
     def frozen(*arguments: Any, **options: Any) -> tf.data.Dataset:
         first = next(iter(pipeline(*arguments, **options)))
         return tf.data.Dataset.from_tensors(first).repeat()
 
-    data.stacks = frozen
+    pipelines.stacks = frozen
     _fit(_compiled(workload), workload, gate)
 
 

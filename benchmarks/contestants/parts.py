@@ -9,30 +9,33 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from benchmarks.contestants import ours
 from benchmarks.gate import Gate
 from benchmarks.workload import LATENT_DIM, LAYERS, LEARNING_RATE, Workload
-from vae_keras import data, distributions, noise
-from vae_keras.model import VAE, _Draws, _stack_size
+from vae_keras import VAE, data, distributions, noise
+from vae_keras.data import pipelines
+from vae_keras.model import Draws
+from vae_keras.trainer.inputs import Arrays
 
 _SHAPE = (28, 28, 1)
 
 
 def kernel(workload: Workload, gate: Gate) -> None:
     """`VAE.fit` on one and the same stack with one and the same noise."""
-    draw = VAE._train_draws
+    draw = VAE.draws
     held: list[tf.Variable] = []  # variables: constants would be folded into the graph
 
-    def once(vae: VAE, rows: int, step: tf.Tensor) -> _Draws:
+    def once(vae: VAE, rows: int, step: tf.Tensor, row: int, training: bool) -> Draws:
         if not held:
             with tf.init_scope():
-                draws = draw(vae, rows, tf.range(*step.shape))
+                draws = draw(vae, rows, tf.range(*step.shape), row, training)
                 held.extend(tf.Variable(part, trainable=False) for part in draws)
-        return _Draws(*(part.read_value() for part in held))
+        return Draws(*(part.read_value() for part in held))
 
-    VAE._train_draws = once
+    VAE.draws = once
     ours.fit_without_pipeline(workload, gate)
 
 
@@ -146,16 +149,17 @@ def latent_noise(workload: Workload, gate: Gate) -> None:
 
 
 def pipeline(workload: Workload, gate: Gate) -> None:
-    """Shuffling and gathering by `data.stacks`, nothing done with what it gives."""
+    """Shuffling and gathering by `pipelines.stacks`, whose stacks are not used."""
     images = workload.train_images().reshape(-1, *_SHAPE)
     weights = tf.ones(len(images)).numpy()
-    stacks = iter(data.stacks(images, weights, workload.batch_size, _stack(workload), 0))
+    stacks = iter(pipelines.stacks(images, weights, workload.batch_size, _stack(workload), 0))
     _repeat(lambda: next(stacks), workload, gate)
 
 
 def _stack(workload: Workload) -> int:
     """Batches a compiled call, as `VAE.fit` sizes it."""
-    return _stack_size(workload.num_images // workload.batch_size, workload.batch_size, _SHAPE)
+    examples = np.broadcast_to(np.uint8(0), (workload.num_images, *_SHAPE))
+    return Arrays(examples, None, None, workload.batch_size).stack_size()
 
 
 def _loop(step: Callable[[tf.Tensor], tf.Tensor], shape: tuple[int, ...]) -> Callable[[], Any]:

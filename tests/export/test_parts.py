@@ -1,0 +1,133 @@
+"""The encoder and the decoder as ONNX and LiteRT files answer as the Python model."""
+
+import importlib.util
+import os
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from tests.conftest import images, small_vae
+from tests.export.conftest import with_random_weights
+from vae_keras import VAE, ConvDecoder, ConvEncoder, export
+from vae_keras.utils import checks
+
+
+def expected_parts(vae: VAE, rows: int) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    x = images(rows, vae.image_shape)
+    posterior = vae.encode(x)
+    return [(x, posterior._asdict()), (posterior.loc, {"probabilities": vae.decode(posterior.loc)})]
+
+
+def conv() -> VAE:
+    return small_vae(
+        encoder=ConvEncoder(latent_dim=2, widths=(3, 4)),
+        decoder=ConvDecoder(image_shape=(9, 7, 3), widths=(3, 4)),
+    )
+
+
+def recurrent() -> VAE:
+    """A model whose encoder has loops, which LiteRT has no operations for."""
+    encoder = keras.Sequential(
+        [keras.Input((6, 6, 1)), layers.Reshape((6, 6)), layers.LSTM(8), layers.Dense(6)]
+    )
+    return small_vae(encoder=encoder)
+
+
+ARCHITECTURES = {"dense": small_vae, "convolutions": conv, "recurrent": recurrent}
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def whole(request) -> VAE:
+    """A model of each architecture."""
+    return with_random_weights(ARCHITECTURES[request.param]())
+
+
+@pytest.fixture(scope="module")
+def unsupported() -> VAE:
+    """A model with an operation that neither LiteRT nor ONNX has."""
+
+    @keras.saving.register_keras_serializable(package="tests")
+    class Quantile(layers.Layer):
+        def call(self, x: tf.Tensor) -> tf.Tensor:
+            return tf.math.erfinv(tf.clip_by_value(x, -0.5, 0.5))
+
+    encoder = keras.Sequential(
+        [keras.Input((6, 6, 1)), layers.Flatten(), Quantile(name="quantile"), layers.Dense(6)]
+    )
+    return small_vae(encoder=encoder)
+
+
+def test_onnx_parts_answer_as_the_model(whole, tmp_path):
+    pytest.importorskip("tf2onnx", reason="the extra [onnx] is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    paths = export.export_parts(whole, tmp_path, "onnx")
+    assert [path.name for path in paths] == ["encoder.onnx", "decoder.onnx"]
+    sessions = [runtime.InferenceSession(path) for path in paths]
+    for rows in (1, 5):
+        for session, (value, expected) in zip(sessions, expected_parts(whole, rows), strict=True):
+            names = [output.name for output in session.get_outputs()]
+            outputs = session.run(None, {session.get_inputs()[0].name: value})
+            require_close(dict(zip(names, outputs, strict=True)), expected)
+
+
+def require_close(outputs: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert outputs.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_allclose(outputs[key], value, rtol=0, atol=1e-5)
+
+
+def litert_interpreter():
+    if importlib.util.find_spec("ai_edge_litert") is not None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        return Interpreter
+    return tf.lite.Interpreter
+
+
+def test_litert_parts_answer_as_the_model(whole, tmp_path):
+    paths = export.export_parts(whole, tmp_path, "litert")
+    assert [path.name for path in paths] == ["encoder.tflite", "decoder.tflite"]
+    interpreters = [litert_interpreter()(model_path=os.fspath(path)) for path in paths]
+    for rows in (1, 5):
+        cases = zip(interpreters, expected_parts(whole, rows), strict=True)
+        for interpreter, (value, expected) in cases:
+            runner = interpreter.get_signature_runner()
+            require_close(runner(**{next(iter(runner.get_input_details())): value}), expected)
+
+
+def test_a_model_is_not_changed_by_its_export(tmp_path):
+    vae = recurrent()
+    config, weights = vae.get_config(), vae.get_weights()
+    export.export_parts(vae, tmp_path, "litert")
+    assert vae.get_config() == config
+    for now, before in zip(vae.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(now, before)
+
+
+@pytest.mark.parametrize(("format", "name"), [("litert", "LiteRT"), ("onnx", "ONNX")])
+def test_an_operation_that_a_format_lacks_is_refused(unsupported, tmp_path, format, name):
+    if format == "onnx":
+        pytest.importorskip("tf2onnx", reason="the extra [onnx] is not installed")
+    with pytest.raises(checks.InputError, match=f"Erfinv in .*quantile.*, which {name} lacks"):
+        export.export_parts(unsupported, tmp_path, format)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_missing_extra_is_named(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(checks.InputError, match=r"without tf2onnx. Run: pip install 'vae-keras\["):
+        export.export_parts(small, tmp_path, "onnx")
+
+
+def test_an_unknown_format_is_refused(small, tmp_path):
+    with pytest.raises(checks.InputError, match="format must be one of: onnx, litert"):
+        export.export_parts(small, tmp_path, "torch")
+
+
+def test_a_model_without_weights_is_refused(tmp_path):
+    unbuilt = VAE(layers.Dense(4), layers.Dense(4))
+    with pytest.raises(checks.InputError, match="an export needs a VAE with weights"):
+        export.export_parts(unbuilt, tmp_path, "litert")

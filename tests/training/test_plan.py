@@ -1,0 +1,124 @@
+"""The plan of a run: sizes that follow from the data, weights to start from, splits."""
+
+import numpy as np
+import pytest
+
+from tests.training.conftest import config
+from vae_keras.data import datasets
+from vae_keras.training import TrainConfig
+from vae_keras.training.plan import load_data, make_plan
+from vae_keras.utils import checks
+from vae_keras.zoo import presets
+
+ROWS = np.arange(250, dtype=np.uint8).reshape(-1, 1, 1, 1)
+
+
+def own(rows: int, **changes) -> datasets.DataSet:
+    x = np.zeros((rows, 1, 1, 1), np.uint8)
+    return datasets.DataSet("mine", datasets.Images(x, None, x[:1], None), "as given", **changes)
+
+
+def planned(settings: TrainConfig, dataset: datasets.DataSet):
+    return make_plan(settings, settings.recipe(), dataset)
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "validation", "batch"),
+    [
+        (9, {}, 0, 9),
+        (50, {}, 5, 10),
+        (2000, {}, 200, 18),
+        (60000, {}, 6000, 100),
+        (2000, {"validation": 0}, 0, 20),
+        (2000, {"batch_size": 7}, 200, 7),
+        (2000, {"validation": 1900, "batch_size": 50}, 1900, 50),
+    ],
+)
+def test_the_sizes_that_the_user_left_open_follow_own_data(rows, given, validation, batch):
+    recipe = planned(TrainConfig(data="mine.npz", **given), own(rows)).recipe
+    assert (recipe.validation, recipe.batch_size) == (validation, batch)
+
+
+def test_another_named_set_keeps_the_sizes_of_the_preset(mnist):
+    dataset = datasets.DataSet("fashion_mnist", mnist, "as published")
+    plan = planned(TrainConfig(data="fashion_mnist"), dataset)
+    assert (plan.recipe.validation, plan.recipe.batch_size) == (10000, 100)
+    assert plan.recipe.data == "fashion_mnist"
+    assert plan.recipe.description == "The networks of mlp_mnist, trained on fashion_mnist"
+    assert plan.title == "Run of mlp_mnist on fashion_mnist"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"validation": 50}, "validation must leave images to train on. Received: 50 of 50"),
+        ({"batch_size": 46}, "batch_size must not exceed the number of images"),
+        ({"binarization": "none"}, "needs pixels between black and white"),
+    ],
+)
+def test_data_that_do_not_suit_the_recipe_are_refused(changes, sentence):
+    with pytest.raises(checks.InputError, match=sentence):
+        planned(TrainConfig(data="mine.npz", **changes), own(50))
+
+
+def test_other_data_than_the_presets_start_from_fresh_weights():
+    plan = planned(TrainConfig("iwae_mnist", data="mine.npz"), own(50))
+    assert plan.remarks == (
+        "Starting from fresh weights: those of mlp_mnist_converged are for other data.",
+    )
+    assert plan.remarks[0] in plan.describe()
+    assert plan.settings["start_from"] == ""
+    assert presets.START_HASH not in plan.settings
+
+
+def test_another_likelihood_than_the_presets_starts_from_fresh_weights(mnist):
+    dataset = datasets.DataSet("mnist", mnist, "as published")
+    plan = planned(TrainConfig("iwae_mnist", binarization="none"), dataset)
+    assert (plan.recipe.start_from, plan.recipe.choices) == ("", "")
+    assert (plan.recipe.likelihood.name, plan.recipe.batch_size) == ("ContinuousBernoulli", 100)
+    assert plan.remarks == (
+        "Starting from fresh weights: those of mlp_mnist_converged are for other pixels.",
+    )
+
+
+def test_the_presets_own_data_start_where_the_recipe_says(mnist):
+    settings = TrainConfig("iwae_mnist")
+    plan = planned(settings, datasets.DataSet("mnist", mnist, "as published"))
+    assert plan.recipe == settings.recipe()
+    assert plan.remarks == ()
+    start = presets.load_metrics(plan.recipe.start_from)["provenance"]["weights_sha256"]
+    assert plan.settings == {"preset": "iwae_mnist", presets.START_HASH: start} | (
+        plan.recipe.to_dict()
+    )
+
+
+def test_own_data_are_identified_by_their_content():
+    plan = planned(TrainConfig(data="mine.npz"), own(50, identity={"sha256": "0"}))
+    assert plan.settings["own_data"] == {"sha256": "0"}
+
+
+@pytest.mark.parametrize("validation", [0, 50])
+def test_the_splits_share_no_image(tmp_path, validation):
+    images = datasets.Images(ROWS[:200], np.arange(200), ROWS[200:], None)
+    dataset = datasets.DataSet("mnist", images, "as published")
+    plan = planned(config(tmp_path, validation=validation), dataset)
+    assert plan.held_out == ("validation" if validation else "training")
+    x, labels = plan.images("training")
+    np.testing.assert_array_equal(x, ROWS[: 200 - validation])
+    np.testing.assert_array_equal(labels, np.arange(200 - validation))
+    x, labels = plan.images("validation")
+    np.testing.assert_array_equal(x, ROWS[200 - validation : 200])
+    np.testing.assert_array_equal(labels, np.arange(200 - validation, 200))
+    x, labels = plan.images("test")
+    np.testing.assert_array_equal(x, ROWS[200:])
+    assert labels is None
+
+
+def test_data_without_a_name_are_refused():
+    with pytest.raises(checks.InputError, match="data must be a path"):
+        load_data("")
+
+
+def test_a_named_set_is_not_scaled():
+    with pytest.raises(checks.InputError, match="image_size scales your own images"):
+        load_data("mnist", "32")

@@ -1,0 +1,40 @@
+"""One of several workers that train on small digits; `test_cluster.py` starts them.
+
+Arguments: the run folder, and flags of the command `train`. The worker trains without XLA, whose
+compilation takes seconds, and writes a checkpoint every SECONDS seconds. It prints a digest of the
+trained weights.
+"""
+
+import functools
+import hashlib
+import os
+import sys
+
+from vae_keras import VAE
+from vae_keras.cli.main import main
+from vae_keras.data import datasets
+from vae_keras.training import checkpoints, run
+
+SECONDS = float(os.environ.get("SECONDS", "0.1"))
+
+
+def small(load=datasets.load_mnist):
+    mnist = load()
+    x, x_test = mnist.x_train[:1200, ::2, ::2], mnist.x_test[:50, ::2, ::2]
+    return datasets.Images(x, mnist.y_train[:1200], x_test, mnist.y_test[:50])
+
+
+def fit(model, *arguments, fit=run.fit):
+    fit(model, *arguments)
+    weights = b"".join(weight.tobytes() for weight in model.get_weights())
+    print("weights", hashlib.sha256(weights).hexdigest(), flush=True)
+
+
+datasets.load_mnist = small
+run.fit = fit
+checkpoints.Checkpointer = functools.partial(checkpoints.Checkpointer, seconds=SECONDS)
+VAE.xla_pays = lambda _: False
+folder, *flags = sys.argv[1:]
+# A batch size of 70 divides neither the number of images nor the work of two workers.
+sizes = ["--batch-size", "70", "--validation", "100"]
+sys.exit(main(["train", "--workdir", folder, *sizes, *flags]))

@@ -1,0 +1,147 @@
+"""Tests that the model cards and tables say what their JSON files say."""
+
+import json
+import re
+
+import pytest
+
+from vae_keras.report import page
+from vae_keras.zoo import cards, presets
+
+PUBLISHED = [
+    name for name in presets.names() if (presets.folder() / name / "metrics.json").exists()
+]
+
+
+def card(name: str, metrics=None, published=None, figures=()) -> str:
+    metrics = presets.load_metrics(name) if metrics is None else metrics
+    return cards.card(presets.load_recipe(name), metrics, published, list(figures))
+
+
+@pytest.mark.parametrize("path", sorted(cards.render(), key=str), ids=lambda path: path.parent.name)
+def test_rendered_files_are_what_their_json_gives(path):
+    message = f"{path} differs from its JSON files: run python -m vae_keras render"
+    assert path.read_text(encoding="utf-8") == cards.render()[path], message
+
+
+def test_the_readme_has_marks_around_the_table():
+    """Without the marks, rendering would change nothing and the test above would pass."""
+    readme = presets.folder().parent / "README.md"
+    assert readme in cards.render()
+    text = readme.read_text(encoding="utf-8")
+    (table,) = re.findall(r"^<!-- zoo -->\n(.*?)^<!-- /zoo -->$", text, re.DOTALL | re.MULTILINE)
+    for name in PUBLISHED:
+        assert f"[{name}](saved_models/{name}/README.md)" in table
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_metrics_hold_what_a_reader_needs(name):
+    metrics = presets.load_metrics(name)
+    assert metrics["preset"] == name
+    made = {"commit", "versions", "hardware", "data_sha256"}
+    start = {presets.START_HASH} if presets.load_recipe(name).start_from else set()
+    # The first presets were published before `evaluated` was recorded.
+    assert set(metrics["provenance"]) - {"evaluated"} == made | start | {"weights_sha256"}
+    assert set(metrics["provenance"].get("evaluated", made)) == made
+    entries = {entry["name"]: entry for entry in metrics["metrics"]}
+    assert {entry["split"] for entry in entries.values()} == {"test"}
+    nll = entries["negative_log_likelihood"]
+    assert nll["num_samples"] == 5000
+    assert nll["num_images"] == 10000
+    assert nll["estimator"] == "importance_weighted"
+    assert 0 < nll["standard_error"] < 1
+    bounds = list(metrics["importance_weighted_bounds"].values())
+    assert bounds == sorted(bounds, reverse=True)
+    assert bounds[-1] == pytest.approx(nll["value"])
+    assert nll["value"] < -entries["elbo"]["value"]
+    assert {"elbo", "rate", "distortion", "active_units"} < set(entries)
+
+
+def test_a_card_shows_the_numbers_of_its_json():
+    metrics = presets.load_metrics("mlp_mnist")
+    metrics["metrics"][0]["value"] = 12.344
+    text = card("mlp_mnist", metrics, {"value": 99, "source": "someone"})
+    assert "| negative log likelihood | 12.34 ± 0.25 | nats per image |" in text
+    assert "The published figure of this class is 99 (someone)." in text
+    assert "The published figure" not in card("mlp_mnist")
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLISHED if presets.load_recipe(n).start_from])
+def test_a_card_says_when_the_starting_weights_were_replaced(name):
+    start = presets.load_recipe(name).start_from
+    metrics = presets.load_metrics(name)
+    current = presets.load_metrics(start)["provenance"]["weights_sha256"]
+    metrics["provenance"][presets.START_HASH] = current
+    assert f"Training started from the weights of `{start}`." in card(name, metrics)
+    metrics["provenance"][presets.START_HASH] = "0123456789abcdef"
+    text = card(name, metrics)
+    assert f"Training started from earlier weights of `{start}`" in text
+    assert "SHA-256 `0123456789ab...`" in text
+
+
+def test_a_card_says_why_some_images_took_fewer_samples():
+    name = "mlp_mnist"
+    metrics = presets.load_metrics(name)
+    assert "--refined" not in card(name, metrics)
+    metrics["metrics"][0] |= {"num_refined": 1000, "num_few": 100, "seconds": 360.0}
+    text = card(name, metrics)
+    assert "5,000 samples for 1,000 images, 100 for the others" in text
+    # 6 million samples took 6 minutes, so 50 million take 50.
+    assert "5,000 samples for all 10,000 images would have taken about 50 minutes" in text
+    assert f"evaluate --preset {name} --refined 1000" in text
+    table = cards.zoo_table({name: metrics}, {})
+    assert f"; for {name} most images took fewer samples, see the model card." in table
+
+
+def test_a_card_says_what_trained_and_what_published():
+    metrics = presets.load_metrics("mlp_mnist")
+    made = metrics["provenance"]
+    made.pop("evaluated", None)
+    text = card("mlp_mnist", metrics)
+    assert f"commit `{made['commit']}`" in text
+    assert "The preset was published with" not in text
+    made["evaluated"] = {
+        "commit": "0123abc",
+        "versions": {"keras": "9.9"},
+        "hardware": {"cpu": "Abacus", "cores": 3},
+    }
+    text = card("mlp_mnist", metrics)
+    assert f"commit `{made['commit']}`" in text
+    assert (
+        "The preset was published with keras 9.9 on Abacus, 3 cores, at commit `0123abc`." in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "sentences"),
+    [
+        ("mlp_mnist", ["without the last 10,000, which were held out", "along a cosine. "]),
+        ("conv_mnist", ["on all training images of MNIST. ", "along a cosine, with 1 restart. "]),
+    ],
+)
+def test_a_card_describes_the_training(name, sentences):
+    text = card(name)
+    for sentence in sentences:
+        assert sentence in text
+
+
+def test_a_card_explains_the_reference_where_it_is_drawn():
+    assert page.REFERENCE_NOTE in card("mlp_mnist", figures=["elbo"])
+    text = card("mlp_fashion_mnist", figures=["elbo"])
+    assert "![The ELBO after each epoch.](figures/elbo.png)" in text
+    assert "reference" not in text
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_figures_of_the_cards_exist(name):
+    folder = presets.folder() / name
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^!\[.+\]\((.+)\)$", text, re.MULTILINE)
+    assert len(shown) >= 5
+    for figure in shown:
+        assert (folder / figure).stat().st_size > 5000
+
+
+def test_json_of_the_zoo_holds_no_nan():
+    for path in presets.folder().rglob("*.json"):
+        json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)

@@ -1,0 +1,367 @@
+"""How the parts of a `VAE` fit together: which parts it takes, their shapes, and its images."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from vae_keras import data, distributions
+from vae_keras.trainer import graph_checks
+from vae_keras.utils import checks
+
+_PIXEL_RULE = (
+    "Float pixels of a dataset must be finite and lie in [0, 1]. Received: other pixels in a "
+    "batch. Divide by 255, or pass uint8."
+)
+_PROBABILITIES = ("sigmoid", "hard_sigmoid", "softmax")
+
+
+def check_global_settings() -> None:
+    """Refuses global settings of Keras under which a model computes other numbers.
+
+    Raises:
+        checks.InputError: for a floatx or a dtype policy whose weights are not float32.
+    """
+    policy, floatx = keras.config.dtype_policy(), keras.config.floatx()
+    if floatx != "float32":
+        raise checks.InputError(
+            "keras.config.floatx() must be 'float32': noise and likelihood are computed in it. "
+            f"Received: {floatx!r}. Call keras.config.set_floatx('float32')."
+        )
+    if policy.variable_dtype != "float32":
+        raise checks.InputError(
+            "keras.config.dtype_policy() must keep weights in float32. "
+            f"Received: {policy.name!r}. Set 'float32', 'mixed_bfloat16' or 'mixed_float16'."
+        )
+
+
+def network(name: str, part: Any) -> keras.layers.Layer:
+    """Returns an encoder or a decoder.
+
+    Args:
+        name: "encoder" or "decoder".
+        part: a Keras layer or model.
+
+    Raises:
+        checks.InputError: for anything else, an encoder that declares integer images, or a
+            decoder that ends in probabilities.
+    """
+    if not isinstance(part, keras.layers.Layer):
+        raise checks.InputError(
+            f"The {name} must be a Keras layer or model. Received: {part!r}. Pass an instance."
+        )
+    if name == "encoder":
+        for tensor in getattr(part, "inputs", None) or ():
+            if not tensor.dtype.startswith(("float", "bfloat")):
+                raise checks.InputError(
+                    "The encoder must declare float images: it sees pixels in [0, 1]. "
+                    f"Received: an Input of dtype {tensor.dtype!r}. Leave its dtype out."
+                )
+    elif (activation := _last_activation(part)) in _PROBABILITIES:
+        raise checks.InputError(
+            "The decoder must end in logits, without an activation: the likelihood applies the "
+            f"sigmoid itself. Received: a last layer with activation {activation!r}. Remove it."
+        )
+    return part
+
+
+def _last_activation(decoder: keras.layers.Layer) -> str | None:
+    """The activation behind the output of a decoder, looking through layers that only reshape."""
+    layers = list(getattr(decoder, "layers", ()))
+    while layers:
+        last = layers.pop()
+        if isinstance(last, (keras.Sequential, keras.Model)) and last.layers:
+            layers = list(last.layers)
+        elif not isinstance(
+            last, (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Permute)
+        ):
+            activation = getattr(last, "activation", None)
+            return getattr(activation, "__name__", None)
+    return None
+
+
+def prior(part: Any) -> Any:
+    """Returns a prior: an object with `distribution(latent_dim)` and `transform(noise)`.
+
+    Raises:
+        checks.InputError: for anything else.
+    """
+    return _with_methods("prior", part, ("distribution", "transform"), "priors.StandardNormal()")
+
+
+def likelihood(part: Any) -> Any:
+    """Returns a likelihood: an object with `distribution(logits)` and `support`.
+
+    Raises:
+        checks.InputError: for anything else.
+    """
+    return _with_methods("likelihood", part, ("distribution",), "Bernoulli()", "support")
+
+
+def objective(part: Any) -> Any:
+    """Returns an objective: a callable with `noise_size(latent_dim)`.
+
+    Raises:
+        checks.InputError: for anything else.
+    """
+    return _with_methods("objective", part, ("noise_size", "__call__"), "ELBO()")
+
+
+def _with_methods(name: str, part: Any, methods: Sequence[str], example: str, *more: str) -> Any:
+    is_instance = not isinstance(part, (type, str))
+    fits = all(callable(getattr(part, method, None)) for method in methods)
+    if not (is_instance and fits and all(hasattr(part, attribute) for attribute in more)):
+        wanted = ", ".join((*methods, *more))
+        received = f"the class {part.__name__}" if isinstance(part, type) else repr(part)
+        raise checks.InputError(
+            f"The {name} must be an object with {wanted}. Received: {received[:200]}. "
+            f"Pass an instance such as {example}."
+        )
+    return part
+
+
+def scale_parameter(name: str | None) -> str | None:
+    """Returns what an encoder gives beside loc, or None.
+
+    Raises:
+        checks.InputError: for an unknown name.
+    """
+    if name is not None:
+        checks.choice("scale_parameter", name, distributions.SCALE_PARAMETERS)
+    return name
+
+
+def binarization(mode: str | None, likelihood: Any) -> str:
+    """Returns the binarization, or the likelihood's default for None.
+
+    Raises:
+        checks.InputError: for an unknown mode, or one that does not go with the likelihood.
+    """
+    is_grey = likelihood.support != "binary"
+    if mode is None:
+        return "none" if is_grey else "dynamic"
+    checks.choice("binarization", mode, data.BINARIZATIONS)
+    if is_grey and mode != "none":
+        raise checks.InputError(
+            f"A {type(likelihood).__name__} likelihood takes grey pixels. "
+            f"Received: binarization {mode!r}. Leave out the binarization or the likelihood."
+        )
+    return mode
+
+
+def settings(objective: Any) -> tuple[Any, ...]:
+    """Returns the Python values of an objective that a compiled step has read."""
+    if hasattr(objective, "traced_settings"):
+        return (id(objective), *objective.traced_settings())
+    plain = {
+        name: value
+        for name, value in vars(objective).items()
+        if isinstance(value, (bool, int, float, str, tuple, type(None)))
+    }
+    return (id(objective), *sorted(plain.items()))
+
+
+# ------------------------------------------------------------------------------------- shapes
+
+
+def batch_shape(shape: Sequence[Any]) -> tuple[Any, ...]:
+    """Returns the shape of a batch of images, (None, H, W, C).
+
+    Raises:
+        checks.InputError: for another rank or sizes that are not known.
+    """
+    if len(shape) != 4 or any(size is None for size in shape[1:]):
+        raise checks.InputError(
+            "Images and the decoder's logits must have shape [N, H, W, C]. "
+            f"Received: {tuple(shape)}. Reshape the decoder's output to the images' shape."
+        )
+    return (None, *(int(size) for size in shape[1:]))
+
+
+def declared_image_shape(
+    encoder: keras.layers.Layer, decoder: keras.layers.Layer
+) -> tuple[int, ...] | None:
+    """Returns the image shape that the parts state, or None when only data can tell."""
+    latent_dim = getattr(encoder, "latent_dim", None)
+    shape = None
+    if encoder.built and hasattr(encoder, "input_shape"):
+        shape = encoder.input_shape
+    elif isinstance(latent_dim, int):
+        with contextlib.suppress(Exception):  # a decoder that cannot tell is asked at the build
+            shape = tuple(decoder(keras.KerasTensor((None, latent_dim))).shape)
+    if not isinstance(shape, tuple) or any(size is None for size in shape[1:]):
+        return None
+    return shape[1:]
+
+
+def build(
+    encoder: keras.layers.Layer,
+    decoder: keras.layers.Layer,
+    scale_parameter: str | None,
+    shape: tuple[Any, ...],
+) -> int:
+    """Creates the weights of both networks.
+
+    Args:
+        encoder: images to the posterior's parameters.
+        decoder: latents to logits.
+        scale_parameter: what the encoder gives beside loc, or None.
+        shape: of a batch of images, (None, H, W, C).
+
+    Returns:
+        The number of latent dimensions.
+
+    Raises:
+        checks.InputError: when the networks do not fit each other or the images.
+    """
+    parameters = _output("encoder", encoder, shape)
+    if isinstance(parameters, list):
+        if len(parameters) != 2 or scale_parameter is None or parameters[0] != parameters[1]:
+            raise checks.InputError(
+                "The encoder must return [N, 2 * latent_dim], or two tensors [N, latent_dim] "
+                "with scale_parameter to say what the second is: 'raw', 'log_variance' or "
+                f"'scale'. Received: {len(parameters)} outputs of shapes {parameters} and "
+                f"scale_parameter {scale_parameter!r}. Return loc and the scale's parameter."
+            )
+        latent_dim = parameters[0][-1]
+    else:
+        if len(parameters) != 2 or parameters[-1] is None or parameters[-1] % 2:
+            raise checks.InputError(
+                "The encoder must return [N, 2 * latent_dim]. "
+                f"Received: {parameters} for images {shape}. End it with Dense(2 * latent_dim)."
+            )
+        latent_dim = parameters[-1] // 2
+    logits = _output("decoder", decoder, (None, latent_dim))
+    if isinstance(logits, list) or logits[1:] != shape[1:]:
+        raise checks.InputError(
+            f"The decoder must return logits of the images' shape {shape}. "
+            f"Received: {logits} for latents {(None, latent_dim)}. "
+            "Reshape its output to the images' shape."
+        )
+    for name, part in (("encoder", encoder), ("decoder", decoder)):
+        for variable in part.trainable_variables:
+            if variable.dtype != "float32":
+                raise checks.InputError(
+                    f"The weights of the {name} must be float32. Received: {variable.path} of "
+                    f"dtype {variable.dtype}. Leave its dtype out, or pass 'mixed_bfloat16'."
+                )
+    return int(latent_dim)
+
+
+def _output(name: str, part: keras.layers.Layer, shape: tuple[Any, ...]) -> Any:
+    """The shape of a network's output, or a list of shapes; this creates its weights."""
+    output = part(keras.KerasTensor(shape))
+    if isinstance(output, keras.KerasTensor):
+        return tuple(output.shape)
+    if isinstance(output, (tuple, list)):
+        return [tuple(tensor.shape) for tensor in output]
+    raise checks.InputError(
+        f"The {name} must return "
+        + ("[N, 2 * latent_dim]" if name == "encoder" else "logits [N, H, W, C]")
+        + f". Received: a {type(output).__name__}. Return a tensor."
+    )
+
+
+# ------------------------------------------------------------------------------------- images
+
+
+def dataset_shape(spec: tf.TensorSpec, image_shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Returns the shape of a dataset's images, (H, W, C).
+
+    Args:
+        spec: of a batch of images.
+        image_shape: the model's, or None for a model that is not built.
+
+    Raises:
+        checks.InputError: for a shape that is unknown or another one than the model's, and for
+            values that are no pixels.
+    """
+    if not (spec.dtype.is_floating or spec.dtype.is_integer or spec.dtype.is_bool):
+        raise checks.InputError(
+            "A dataset must yield batches of images, uint8 or float, or (images, ...). "
+            f"Received: dtype {spec.dtype.name}. Map it to that."
+        )
+    remedy = "Set it with dataset.map(lambda x: tf.ensure_shape(x, (None, 28, 28, 1)))"
+    if spec.shape.rank is None:
+        raise checks.InputError(
+            "A dataset must state the shape of its images. Received: an unknown shape. "
+            f"{remedy}, with your sizes."
+        )
+    checks.batch_shape(spec.shape, image_shape)
+    if image_shape is not None:
+        return image_shape
+    shape = tuple(spec.shape[1:]) if spec.shape.rank == 4 else (*spec.shape[1:], 1)
+    if any(size is None for size in shape):
+        raise checks.InputError(
+            "A dataset must state the shape of its images where the model does not. "
+            f"Received: shape {spec.shape}. {remedy}, with your sizes."
+        )
+    return shape
+
+
+def image_tensor(images: Any) -> tf.Tensor:
+    """Returns a batch with or without a channel axis as [N, H, W, C], uint8 or float32.
+
+    Raises:
+        checks.InputError: for several parts, or another rank.
+    """
+    if isinstance(images, (dict, list, tuple)):
+        raise checks.InputError(
+            "A batch must hold images in a single tensor. "
+            f"Received: a {type(images).__name__}. Pass the images only."
+        )
+    images = tf.convert_to_tensor(images)
+    if images.shape.rank == 3:
+        images = images[..., tf.newaxis]
+    if images.shape.rank != 4:
+        received = "an unknown shape" if images.shape.rank is None else f"shape {images.shape}"
+        raise checks.InputError(
+            "Images must have shape [N, H, W] or [N, H, W, C]. "
+            f"Received: {received}. Batch the dataset and set its shape with tf.ensure_shape."
+        )
+    if images.dtype.is_integer and images.dtype != tf.uint8:
+        inside = tf.reduce_all((images >= 0) & (images <= 255))
+        rule = (
+            "Integer pixels of a dataset must lie in 0..255. Received: other pixels in a batch. "
+            "Rescale the pixels."
+        )
+        return tf.cast(graph_checks.guard(images, inside, rule), tf.uint8)
+    return images if images.dtype == tf.uint8 else tf.cast(images, tf.float32)
+
+
+def checked(images: tf.Tensor, image_shape: tuple[int, ...]) -> tf.Tensor:
+    """Returns a batch of images once its shape and its pixels are known to be right.
+
+    Args:
+        images: as `image_tensor` returns them.
+        image_shape: the model's, (H, W, C).
+
+    Raises:
+        checks.InputError: for a shape that is known to be another one.
+    """
+    checks.batch_shape(images.shape, image_shape)
+    if not images.shape[1:].is_fully_defined():
+        sizes = tf.shape(images)[1:]
+        rule = (
+            f"A dataset must hold images of shape {image_shape}, the model's. "
+            "Received: another shape in a batch. Resize them in the pipeline."
+        )
+        images = graph_checks.guard(images, tf.reduce_all(sizes == image_shape), rule)
+        images = tf.ensure_shape(images, (None, *image_shape))
+    if images.dtype == tf.uint8:
+        return images
+    # A comparison with NaN is false, so one pass refuses NaN, infinity and values outside.
+    inside = tf.reduce_all((images >= 0.0) & (images <= 1.0))
+    return graph_checks.guard(images, inside, _PIXEL_RULE)
+
+
+def logits_look_like_probabilities(logits: tf.Tensor) -> bool:
+    """Whether all values of a decoder's output lie in [0, 1], which logits hardly ever do."""
+    return math.isfinite(float(tf.reduce_sum(logits))) and bool(
+        tf.reduce_all((logits >= 0.0) & (logits <= 1.0))
+    )

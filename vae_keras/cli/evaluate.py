@@ -1,0 +1,79 @@
+"""The command `evaluate`: measures a model on the test set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vae_keras import data, evaluation
+from vae_keras.cli import models, table
+from vae_keras.data import datasets
+from vae_keras.report.provenance import provenance
+from vae_keras.training import artifacts
+from vae_keras.utils import checks, files
+from vae_keras.zoo import presets, publish
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints the measurements, and writes them to `--json` if it is given."""
+    checks.whole_number("--samples", arguments.samples, 1, 2**31 - 1)
+    if arguments.images is not None:
+        checks.whole_number("--images", arguments.images, 1)
+    checks.whole_number("--seed", arguments.seed, 0, checks.MAX_SEED)
+    if arguments.json is not None:
+        checks.writable("--json", arguments.json)
+    model = models.read_model(arguments)
+    images = models.load_test_data(arguments, model).images.x_test
+    count = checks.whole_number("--images", arguments.images or len(images), 1, len(images))
+    if arguments.refined is not None:
+        checks.whole_number("--refined", arguments.refined, 2, count)
+        checks.whole_number("--samples", arguments.samples, evaluation.FEW + 1)
+    mode = _binarization(model)
+    x = data.binarize(images[:count], arguments.seed, mode)
+    likelihood = publish.estimate_likelihood(
+        model, x, arguments.samples, arguments.seed, arguments.refined
+    )
+    metrics = [
+        publish.likelihood_metric(likelihood, mode),
+        *artifacts.measure(model, x, mode, arguments.seed, "test"),
+    ]
+    table.show([("nats per image", "mean", "standard error", "samples"), *_rows(metrics)])
+    for k, bound in likelihood.curve.items():
+        print(f"bound at k = {k}: {bound.mean:.3f}")
+    refined = "" if arguments.refined is None else f" ({arguments.refined} with all samples)"
+    print(f"{count} test images{refined}, {mode} binarization, seed {arguments.seed}")
+    if arguments.json is not None:
+        weights = presets.weights(arguments.preset) if arguments.preset else arguments.model
+        hashes = {"weights_sha256": files.sha256(Path(weights))}
+        result = {
+            "model": arguments.preset or arguments.model,
+            "provenance": provenance(datasets.fingerprint(images)) | hashes,
+            "metrics": metrics,
+            "importance_weighted_bounds": publish.bounds(likelihood),
+        }
+        files.write_json(arguments.json, result)
+
+
+def _binarization(model: Any) -> str:
+    """Returns the model's binarization, or "dynamic" if it would leave grey pixels to a Bernoulli.
+
+    A Bernoulli that was trained on grey pixels is measured on binary ones, as the literature does.
+    """
+    if model.binarization == "none" and model.likelihood.support == "binary":
+        return "dynamic"
+    return model.binarization
+
+
+def _rows(metrics: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        (
+            entry["name"],
+            f"{entry['value']:.3f}",
+            # A single image has no standard error.
+            f"{entry['standard_error']:.3f}" if "standard_error" in entry else "-",
+            str(entry["num_samples"]),
+        )
+        for entry in metrics
+        if entry["unit"] == "nats per image"
+    ]

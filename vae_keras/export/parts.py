@@ -1,0 +1,159 @@
+"""The encoder and the decoder of a model as separate ONNX or LiteRT files."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from vae_keras.export.errors import write_errors
+from vae_keras.model import VAE, require_built
+from vae_keras.trainer.fast_path import layers_of
+from vae_keras.utils import checks, files
+
+# Maps a format to the suffix of its files and to the packages that it needs in addition.
+_FORMATS = {"onnx": (".onnx", ("tf2onnx", "onnx")), "litert": (".tflite", ())}
+
+
+def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tuple[Path, Path]:
+    """Writes the encoder and the decoder as separate files, with the exporters of Keras.
+
+    The encoder maps images [N, H, W, C] in [0, 1] to `loc` and `scale` [N, L] of the posterior. The
+    decoder maps latents [N, L] to `probabilities` [N, H, W, C], the mean of the likelihood. N is
+    free. Neither file checks its inputs. A learned prior is part of neither file.
+
+    Args:
+        model: a built model with float32 weights.
+        folder: folder of the files `encoder` and `decoder` with the suffix of the format. It is
+            created if it does not exist.
+        format: "onnx", which needs the extra `[onnx]`, or "litert".
+
+    Returns:
+        The paths of the encoder and of the decoder.
+
+    Raises:
+        checks.InputError: for an unknown format, a format whose packages are missing, a model
+            without weights, or layers that LiteRT has no operations for.
+        OSError: if a file could not be written.
+
+    Example:
+        >>> export_parts(vae, "exported", "litert")
+        (PosixPath('exported/encoder.tflite'), PosixPath('exported/decoder.tflite'))
+    """
+    require_built(model, "an export")
+    suffix, packages = _FORMATS[checks.choice("format", format, tuple(_FORMATS))]
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise checks.InputError(
+            f"format {format} needs the packages {' and '.join(packages)}. Received: an "
+            f"environment without {missing[0]}. Run: pip install 'vae-keras[{format}]'"
+        )
+
+    def encode(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return model.encode_tensors(model.pixels(images))._asdict()
+
+    def decode(latents: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": model.decode_tensors(latents)}
+
+    parts = {
+        "encoder": (model.encoder, encode, "images", model.image_shape),
+        "decoder": (model.decoder, decode, "latents", (model.latent_dim,)),
+    }
+    folder = checks.writable("folder", folder, folder=True)
+    paths = []
+    for name, (layer, function, input_name, shape) in parts.items():
+        part = _Part(name, layer, function)
+        part(tf.zeros((1, *shape)))
+        path = folder / (name + suffix)
+        spec = tf.TensorSpec([None, *shape], name=input_name)
+        with write_errors(path), files.staged(path) as temporary:
+            write = _write_litert if format == "litert" else _write_onnx
+            write(part, os.fspath(temporary), spec)
+        paths.append(path)
+    return paths[0], paths[1]
+
+
+class _Part(keras.Model):
+    """A network and the function that a file computes, in the form that Keras exports.
+
+    Args:
+        name: name of the model.
+        layer: network whose weights the function uses.
+        function: maps the input to a dictionary of outputs.
+    """
+
+    def __init__(
+        self, name: str, layer: keras.layers.Layer, function: Callable[[tf.Tensor], Any]
+    ) -> None:
+        super().__init__(name=name)
+        self.layer, self.function = layer, function
+
+    def call(self, x: tf.Tensor) -> Any:
+        return self.function(x)
+
+
+def _write_onnx(part: _Part, path: str, spec: tf.TensorSpec) -> None:
+    """Writes a part as ONNX, and refuses the file if ONNX lacks one of its operations."""
+    import onnx
+
+    part.export(path, format="onnx", input_signature=[spec], verbose=False)
+    try:
+        onnx.checker.check_model(path)
+    except onnx.checker.ValidationError as error:
+        _refuse_operation("ONNX", r"Name: (\S+)/\S+ OpType: (\w+)", error)
+        raise
+
+
+def _write_litert(part: _Part, path: str, spec: tf.TensorSpec) -> None:
+    """Writes a part with LiteRT's own operations only, which every interpreter can run."""
+    builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+    arguments = {"format": "litert", "input_signature": [spec], "target_spec": builtins}
+    try:
+        with _unrolled(part.layer):
+            part.export(path, verbose=False, **arguments)
+    except Exception as error:  # The converter's own class is not public.
+        # The message lists the operation between the calls of the functions around it.
+        _refuse_operation("LiteRT", r'"(?!Stateful)\w+:", "([^"@]+)/(\w+)', error)
+        raise
+
+
+def _refuse_operation(format: str, pattern: str, error: Exception) -> None:
+    """Raises an InputError that names the operation which a format lacks, if the error names it.
+
+    Args:
+        format: name of the format.
+        pattern: regular expression whose groups are the layer and the operation.
+        error: error of the converter.
+    """
+    found = re.search(pattern, str(error))
+    if found is not None:
+        layer, operation = found.groups()
+        raise checks.InputError(
+            f"{format} must have an operation for every step of a layer. "
+            f"Received: {operation} in {layer}, which {format} lacks. "
+            "Replace that layer, or export a SavedModel."
+        ) from error
+
+
+@contextlib.contextmanager
+def _unrolled(network: keras.layers.Layer) -> Iterator[None]:
+    """Unrolls recurrent layers, because LiteRT cannot run their loops for a free batch size."""
+    looped = [
+        layer
+        for layer in layers_of(network)
+        if isinstance(layer, keras.layers.RNN) and not layer.unroll
+    ]
+    try:
+        for layer in looped:
+            layer.unroll = True
+        yield
+    finally:
+        for layer in looped:
+            layer.unroll = False

@@ -1,0 +1,218 @@
+"""The signatures of a served model. Each is a pure function of its inputs, row by row.
+
+Every signature checks its inputs. An input that breaks a rule raises INVALID_ARGUMENT with one
+sentence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from vae_keras import noise
+from vae_keras.distributions import reparameterize
+from vae_keras.model import VAE
+from vae_keras.objectives import log_weights
+
+DEFAULT = "serving_default"
+"""The name that servers look for first. It is a second name of the first signature."""
+
+
+class Signature(NamedTuple):
+    """A function of a SavedModel.
+
+    Attributes:
+        function: maps tensors to a dictionary of tensors.
+        inputs: the specification of each input. The first axis, N, is free.
+    """
+
+    function: Callable[..., dict[str, tf.Tensor]]
+    inputs: list[tf.TensorSpec]
+
+
+def signatures(model: VAE, score_samples: int) -> dict[str, Signature]:
+    """Builds the signatures of a model, the default one first.
+
+    Args:
+        model: a built model.
+        score_samples: importance samples behind `log_marginal`, >= 1.
+
+    Returns:
+        Maps names to `Signature`s. The table in `export.export_saved_model` lists them.
+
+    Example:
+        >>> list(signatures(vae, score_samples=50))
+        ['reconstruct', 'encode', 'decode', 'sample', 'interpolate', 'score']
+    """
+    size = model.latent_dim
+
+    def image_spec(name: str = "images") -> tf.TensorSpec:
+        return tf.TensorSpec([None, *model.image_shape], name=name)
+
+    latent_spec = tf.TensorSpec([None, size], name="latents")
+    fraction_spec = tf.TensorSpec([None], name="fractions")
+    seed_spec = tf.TensorSpec([None, 2], tf.int32, name="seeds")
+
+    def checked_images(rows: tf.Tensor, name: str = "images") -> tf.Tensor:
+        return _unit_interval(name, rows, model.image_shape)
+
+    def posterior_mean(rows: tf.Tensor) -> tf.Tensor:
+        return model.encode_tensors(model.pixels(rows)).loc
+
+    def reconstruct(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"reconstructions": model.call(checked_images(images))}
+
+    def encode(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return model.encode_tensors(model.pixels(checked_images(images)))._asdict()
+
+    def decode(latents: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": model.decode_tensors(_finite("latents", latents, (size,)))}
+
+    def sample(seeds: tf.Tensor) -> dict[str, tf.Tensor]:
+        latents = model.prior.transform(_row_noise(_seeds(seeds), noise.Stream.PRIOR, size))
+        return {"probabilities": model.decode_tensors(latents), "latents": latents}
+
+    def interpolate(
+        start_images: tf.Tensor, end_images: tf.Tensor, fractions: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        start = checked_images(start_images, "start_images")
+        end = checked_images(end_images, "end_images")
+        weight = _unit_interval("fractions", fractions, ())
+        names = "start_images, end_images and fractions"
+        start, end, weight = _same_rows(names, start, end, weight)
+        weight = weight[:, tf.newaxis]  # [N, 1]
+        line = (1.0 - weight) * posterior_mean(start) + weight * posterior_mean(end)
+        return {"probabilities": model.decode_tensors(line)}
+
+    def score(images: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows, seeds = _same_rows("images and seeds", checked_images(images), _seeds(seeds))
+        terms = model.terms(rows, _row_noise(seeds, noise.Stream.TEST_LATENTS, size))
+        return {**terms._asdict(), "log_marginal": _log_marginal(model, rows, seeds, score_samples)}
+
+    return {
+        "reconstruct": Signature(reconstruct, [image_spec()]),
+        "encode": Signature(encode, [image_spec()]),
+        "decode": Signature(decode, [latent_spec]),
+        "sample": Signature(sample, [seed_spec]),
+        "interpolate": Signature(
+            interpolate, [image_spec("start_images"), image_spec("end_images"), fraction_spec]
+        ),
+        "score": Signature(score, [image_spec(), seed_spec]),
+    }
+
+
+def example_inputs(signature: Signature, rows: int) -> dict[str, np.ndarray]:
+    """Makes valid inputs that are short as JSON: eighths from 0 to 1, and seeds (0, row).
+
+    Args:
+        signature: the signature that takes the inputs.
+        rows: number of rows N, >= 1.
+
+    Returns:
+        Maps the names of the inputs to arrays.
+
+    Example:
+        >>> example_inputs(signatures(vae, score_samples=50)["sample"], rows=2)["seeds"].tolist()
+        [[0, 0], [0, 1]]
+    """
+    examples = {}
+    for spec in signature.inputs:
+        if spec.dtype == tf.int32:
+            values = np.stack([np.zeros(rows), np.arange(rows)], axis=1)
+        else:
+            shape = (rows, *spec.shape[1:])
+            values = (np.arange(math.prod(shape)) % 9 / 8).reshape(shape)
+        examples[spec.name] = values.astype(spec.dtype.as_numpy_dtype)
+    return examples
+
+
+# ------------------------------------------------------------------------------ random numbers
+
+
+def _row_noise(seeds: tf.Tensor, stream: noise.Stream, size: int) -> tf.Tensor:
+    """Returns standard normal noise [N, size]. Each row is keyed by its own (seed, row)."""
+
+    def one(pair: tf.Tensor) -> tf.Tensor:
+        return noise.normal(pair[0], stream, rows=1, size=size, row=pair[1])[0]
+
+    return tf.map_fn(one, seeds, fn_output_signature=tf.TensorSpec([size], tf.float32))
+
+
+def _log_marginal(model: VAE, images: tf.Tensor, seeds: tf.Tensor, samples: int) -> tf.Tensor:
+    """Returns the importance-weighted estimate of log p(x), [N].
+
+    The images are measured one at a time, which bounds the memory.
+    """
+    prior = model.prior.distribution(model.latent_dim)
+
+    def one(row: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        image, pair = row
+        draws = noise.normal(
+            pair[0], noise.Stream.IMPORTANCE, rows=samples, size=model.latent_dim, step=pair[1]
+        )
+        posterior = model.posterior(image[tf.newaxis])
+        z = reparameterize(posterior, draws)  # [S, L]
+        log_weight, _ = log_weights(image, z, posterior, prior, model.decode_distribution)
+        return tf.reduce_logsumexp(log_weight) - math.log(samples)
+
+    return tf.map_fn(one, (images, seeds), fn_output_signature=tf.TensorSpec([], tf.float32))
+
+
+# -------------------------------------------------------------------------------------- checks
+
+
+def _unit_interval(name: str, x: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
+    """Returns x [N, *shape] after checking that it is finite and lies in [0, 1]."""
+    x = _shaped(name, x, shape)
+    # A comparison with NaN is false. One pass refuses NaN, infinities and values outside.
+    inside = tf.reduce_all((x >= 0.0) & (x <= 1.0))
+    rule = f"{name} must be finite and lie in [0, 1]. Received: values from"
+    return _guard(x, inside, [rule, tf.reduce_min(x), "to", tf.reduce_max(x)])
+
+
+def _finite(name: str, x: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
+    """Returns x [N, *shape] after checking that it is finite."""
+    x = _shaped(name, x, shape)
+    finite = tf.reduce_all(tf.math.is_finite(x))
+    return _guard(x, finite, [f"{name} must be finite. Received: NaN or infinite values."])
+
+
+def _seeds(x: tf.Tensor) -> tf.Tensor:
+    """Returns x [N, 2] after checking that it holds whole numbers >= 0."""
+    x = _shaped("seeds", x, (2,))
+    rule = "seeds must be pairs (seed, row) of whole numbers >= 0. Received: a smallest of"
+    return _guard(x, tf.reduce_all(x >= 0), [rule, tf.reduce_min(x)])
+
+
+def _same_rows(names: str, *parts: tf.Tensor) -> list[tf.Tensor]:
+    """Returns the parts after checking that they have equally many rows."""
+    counts = tf.stack([tf.shape(part)[0] for part in parts])
+    same = tf.reduce_all(tf.equal(counts, counts[0]))
+    message = [f"{names} must have equally many rows. Received: row counts", counts]
+    return [_guard(part, same, message) for part in parts]
+
+
+def _shaped(name: str, x: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
+    """Returns x after checking that it has the shape [N, *shape]."""
+    # TF Serving does not enforce a declared shape. The placeholder hides the declaration, and the
+    # rank is compared as data. Otherwise the graph optimizer would trust the declaration and
+    # remove the check.
+    x = tf.raw_ops.PlaceholderWithDefault(input=x, shape=None)
+    received = tf.shape(x)
+    marked = tf.concat([tf.minimum(received[:1], 0), received[1:], [-1]], axis=0)
+    same = tf.raw_ops.Equal(
+        x=marked, y=tf.constant([0, *shape, -1]), incompatible_shape_error=False
+    )
+    rule = f"{name} must have shape [{', '.join(map(str, ('N', *shape)))}]. Received: shape"
+    x = _guard(x, tf.reduce_all(same), [rule, received])
+    return tf.ensure_shape(x, [None, *shape])
+
+
+def _guard(x: tf.Tensor, condition: tf.Tensor, message: list[str | tf.Tensor]) -> tf.Tensor:
+    """Returns x, which is available only after the condition was found true."""
+    with tf.control_dependencies([tf.debugging.Assert(condition, message, summarize=8)]):
+        return tf.identity(x)

@@ -1,0 +1,1 @@
+"""Numerical kernels that are fast and hard to read. Each states the measurement that earns it."""

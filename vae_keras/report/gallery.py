@@ -1,0 +1,301 @@
+"""Draws the figures of a trained model, and compares the classes in its latent space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from vae_keras import noise
+from vae_keras.data import datasets
+from vae_keras.model import VAE
+from vae_keras.priors import StandardNormal
+from vae_keras.report import figures
+
+_PRIOR_SOURCES = {
+    "prior": "z ~ N(0, I)",
+    "uniform": "z ~ U[-√3, √3]",
+}
+_LEARNED_PRIOR_SOURCES = {
+    "prior": "z ~ p(z), which is learned",
+    "uniform": "U[-√3, √3] through the learned prior",
+}
+_PAIRS = ((3, 5), (1, 7), (4, 9), (0, 6), (2, 8))  # classes to interpolate between, of ten
+_STEPS = 11
+_SIDE = 20
+_COLUMNS = 10  # images above their reconstructions
+
+
+def prior_grids(model: VAE, seed: int = 0, count: int = 25) -> dict[str, np.ndarray]:
+    """Draws the noise that the sample grids of a run are decoded from.
+
+    The noise is a pure function of (seed, row), so that grids of different epochs compare.
+    `VAE.prior_draws` transforms it to latents. The uniform noise has the mean 0 and the variance 1
+    of the normal noise.
+
+    Args:
+        model: the model; its `latent_dim` is read.
+        seed: seed of the noise, an integer >= 0. Default 0.
+        count: number of rows. Default 25.
+
+    Returns:
+        "prior" and "uniform", each a float32 array [count, latent_dim].
+
+    Example:
+        >>> vae = VAE()
+        >>> images = vae.decode(vae.prior_draws(prior_grids(vae)["prior"]))
+    """
+    bits = noise.bits16(seed, noise.Stream.UNIFORM, rows=count, size=model.latent_dim).numpy()
+    unit = (bits.astype(np.float32) + 0.5) / 65536.0
+    return {
+        "prior": noise.normal(seed, noise.Stream.PRIOR, rows=count, size=model.latent_dim).numpy(),
+        "uniform": ((2.0 * unit - 1.0) * np.sqrt(3.0)).astype(np.float32),
+    }
+
+
+def prior_titles(model: VAE, count: int = 25) -> dict[str, str]:
+    """Returns the titles of the figures that show `prior_grids`.
+
+    Args:
+        model: the model; the titles name its prior.
+        count: number of images in a figure. Default 25.
+
+    Returns:
+        Titles under the names of `prior_grids`.
+
+    Example:
+        >>> prior_titles(VAE())["prior"]
+        '25 images decoded from z ~ N(0, I)'
+    """
+    standard = isinstance(model.prior, StandardNormal)
+    sources = _PRIOR_SOURCES if standard else _LEARNED_PRIOR_SOURCES
+    return {name: f"{count} images decoded from {source}" for name, source in sources.items()}
+
+
+def image_figures(
+    model: VAE,
+    originals: np.ndarray,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    invert: bool,
+    split: str,
+) -> Iterator[tuple[str, Figure]]:
+    """Draws the figures of a model that are made from images.
+
+    Args:
+        model: the model.
+        originals: the images before binarization, uint8 [N, H, W, C].
+        images: the same images as the model receives them, float32 [N, H, W, C] in [0, 1].
+        labels: class of each image [N], integers or texts, or None.
+        invert: whether a grey 0 is drawn white, as in `figures.grid`.
+        split: the split that the images are from, "training", "validation" or "test". The titles
+            name it.
+
+    Yields:
+        Names and figures: "reconstructions"; "interpolations" if there are two images or more;
+        "manifold" if the latent space has two dimensions; "latent_map" if the labels are classes,
+        see `datasets.has_classes`.
+
+    Example:
+        >>> x = np.zeros((10, 28, 28, 1), np.uint8)
+        >>> drawn = dict(image_figures(VAE(), x, x / np.float32(255), None, True, "test"))
+        >>> list(drawn)
+        ['reconstructions', 'interpolations']
+    """
+    if labels is None:
+        first, names = list(range(min(_COLUMNS, len(images)))), []
+    else:
+        classes = np.unique(labels)[:_COLUMNS]
+        each = _COLUMNS // len(classes)
+        first = [int(row) for name in classes for row in np.flatnonzero(labels == name)[:each]]
+        names = [str(labels[index]) for index in first]
+    rows = np.concatenate(
+        [originals[first] / 255.0, images[first], model.reconstruct(images[first])]
+    )
+    yield (
+        "reconstructions",
+        figures.grid(
+            rows,
+            3,
+            len(first),
+            f"{split.capitalize()} images and their reconstructions",
+            row_labels=("original", "model input", "reconstruction"),
+            column_labels=names,
+            invert=invert,
+        ),
+    )
+    if pairs := _pairs(labels, len(images)):
+        yield "interpolations", _interpolations(model, originals, images, pairs, invert, split)
+    if model.latent_dim == 2:
+        title = "Images decoded over the latent plane"
+        yield "manifold", figures.grid(manifold(model), _SIDE, _SIDE, title, invert=invert)
+    if labels is not None and datasets.has_classes(labels):
+        loc = model.encode(images).loc
+        points, axis_name = project(loc)
+        title = f"Posterior means of the {split} images, by class"
+        distances = class_distances(loc, labels)
+        yield "latent_map", figures.latent_map(points, labels, distances, axis_name, title)
+
+
+def _pairs(labels: np.ndarray | None, count: int) -> list[tuple[int, int, str]]:
+    """Returns (start, end, label) of each interpolation; the ends differ in class if possible."""
+    if labels is None:
+        return [(2 * i, 2 * i + 1, "") for i in range(min(len(_PAIRS), count // 2))]
+    names = np.unique(labels)
+    classes = len(names)
+    neighbours = [(i, (i + 1) % classes) for i in range(min(len(_PAIRS), classes))]
+    pairs = []
+    for a, b in _PAIRS if classes == 10 else neighbours:
+        start = int(np.flatnonzero(labels == names[a])[0])
+        end = int(np.flatnonzero(labels == names[b])[-1])
+        if start != end:
+            pairs.append((start, end, f"{names[a]} to {names[b]}"))
+    return pairs
+
+
+def _interpolations(
+    model: VAE,
+    originals: np.ndarray,
+    images: np.ndarray,
+    pairs: list[tuple[int, int, str]],
+    invert: bool,
+    split: str,
+) -> Figure:
+    start, end = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    lines = model.interpolate(images[start], images[end], _STEPS)
+    ends = originals[start, np.newaxis] / 255.0, originals[end, np.newaxis] / 255.0
+    rows = np.concatenate([ends[0], lines, ends[1]], axis=1)
+    fractions = [f"{i / (_STEPS - 1):.1f}" for i in range(_STEPS)]
+    return figures.grid(
+        rows.reshape(-1, *rows.shape[2:]),
+        len(pairs),
+        _STEPS + 2,
+        f"Interpolations between the posterior means of two {split} images",
+        row_labels=[name for _, _, name in pairs] if pairs[0][2] else (),
+        column_labels=["original", *fractions, "original"],
+        invert=invert,
+    )
+
+
+def manifold(model: VAE, side: int = _SIDE) -> np.ndarray:
+    """Decodes a grid over a two-dimensional latent space, evenly spaced in probability.
+
+    The grid lines are quantiles of N(0, 1). `VAE.prior_draws` transforms them to latents.
+
+    Args:
+        model: a model with latent_dim 2.
+        side: number of images in a row and in a column. Default 20.
+
+    Returns:
+        Pixel means [side * side, H, W, C], row by row from the top. The second latent dimension
+        falls from row to row, the first rises from column to column.
+
+    Example:
+        >>> manifold(VAE(MLPEncoder(latent_dim=2)), side=3).shape
+        (9, 28, 28, 1)
+
+    References:
+        Kingma & Welling 2014, "Auto-encoding variational Bayes", figure 4.
+    """
+    line = [NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]
+    first, second = np.meshgrid(line, line[::-1])
+    standard = np.stack([first.ravel(), second.ravel()], axis=1)
+    return model.decode(model.prior_draws(standard))
+
+
+def project(loc: np.ndarray) -> tuple[np.ndarray, str]:
+    """Projects posterior means to two dimensions by a principal component analysis.
+
+    Means of one or two dimensions are returned as they are, one dimension with zeros added.
+
+    Args:
+        loc: posterior means [N, latent_dim].
+
+    Returns:
+        Coordinates [N, 2], and the name of the axes: "latent" or "principal component".
+
+    Example:
+        >>> points, axis_name = project(np.random.default_rng(0).normal(size=(100, 5)))
+        >>> points.shape, axis_name
+        ((100, 2), 'principal component')
+    """
+    if loc.shape[1] <= 2:
+        return np.pad(loc, ((0, 0), (0, 2 - loc.shape[1]))), "latent"
+    centred = loc - loc.mean(axis=0)
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    # The sign of a singular vector is arbitrary. A fixed sign gives equal maps in two runs.
+    signs = np.sign(directions[np.arange(2), np.abs(directions[:2]).argmax(axis=1)])
+    return centred @ (directions[:2] * signs[:, np.newaxis]).T, "principal component"
+
+
+def latent_classes(model: VAE, images: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
+    """Compares the classes in latent space, as `metrics.json` holds the comparison.
+
+    Args:
+        model: the model.
+        images: images as the model receives them, float32 [N, H, W, C] in [0, 1].
+        labels: class of each image [N], or None.
+
+    Returns:
+        The classes' "names", the "distances" between their means, and for each class the others
+        ordered by distance under "nearest". The result is empty if the labels are not classes, see
+        `datasets.has_classes`.
+
+    Example:
+        >>> x = np.zeros((4, 28, 28, 1), np.float32)
+        >>> latent_classes(VAE(), x, np.array([3, 5, 3, 5]))["nearest"]
+        {'3': ['5'], '5': ['3']}
+    """
+    if labels is None or not datasets.has_classes(labels):
+        return {}
+    names = np.unique(labels)
+    distances = class_distances(model.encode(images).loc, labels)
+    return {
+        "names": [str(name) for name in names],
+        "distances": [[round(float(value), 4) for value in row] for row in distances],
+        "nearest": nearest_classes(distances, names),
+    }
+
+
+def class_distances(loc: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns the Euclidean distances between the mean posterior means of the classes.
+
+    Args:
+        loc: posterior means [N, latent_dim].
+        labels: class of each row of `loc` [N].
+
+    Returns:
+        Distances [K, K], in the order of the sorted classes.
+
+    Example:
+        >>> class_distances(np.array([[0.0, 0.0], [3.0, 4.0]]), np.array(["cat", "dog"]))
+        array([[0., 5.],
+               [5., 0.]])
+    """
+    means = np.stack([loc[labels == name].mean(axis=0) for name in np.unique(labels)])
+    return np.linalg.norm(means[:, np.newaxis] - means, axis=-1)
+
+
+def nearest_classes(distances: np.ndarray, names: np.ndarray) -> dict[str, list[str]]:
+    """Orders the other classes of each class by their distance, nearest first.
+
+    Args:
+        distances: distances [K, K] between the classes.
+        names: names of the classes [K], in the order of `distances`.
+
+    Returns:
+        The ordered names of the others under the name of each class.
+
+    Example:
+        >>> distances = np.array([[0.0, 5.0, 1.0], [5.0, 0.0, 3.0], [1.0, 3.0, 0.0]])
+        >>> nearest_classes(distances, np.array(["cat", "dog", "owl"]))["cat"]
+        ['owl', 'dog']
+    """
+    order = np.argsort(distances, axis=1)
+    return {
+        str(name): [str(names[other]) for other in row if other != index]
+        for index, (name, row) in enumerate(zip(names, order, strict=True))
+    }

@@ -1,0 +1,264 @@
+"""What `fit`, `evaluate` and `predict` take: arrays, or anything that gives batches.
+
+Both kinds become a dataset for Keras' own loops. Arrays are checked before anything else happens.
+Batches of a dataset, a generator or a `PyDataset` are checked when they arrive.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import GeneratorType
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vae_keras.data import pipelines
+from vae_keras.trainer import replicas
+from vae_keras.utils import checks
+
+_STACK_ROWS = 6000  # rows of a compiled call: enough to hide the overhead of the call
+_STACK_STEPS = 50
+_STACK_VALUES = _STACK_ROWS * 28 * 28  # values of a compiled call: large images fill the memory
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Examples in memory.
+
+    Attributes:
+        examples: [N, ...].
+        labels: structure of arrays [N, ...], or None.
+        weights: float32 [N], or None when all examples weigh the same.
+        batch_size: rows of a batch.
+    """
+
+    examples: np.ndarray
+    labels: Any
+    weights: np.ndarray | None
+    batch_size: int
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def num_batches(self) -> int:
+        """The number of batches of a pass."""
+        return -(-len(self) // self.batch_size)
+
+    def split(self, fraction: float, validation_batch_size: int | None) -> tuple[Arrays, Arrays]:
+        """Holds out the last rows, as Keras does.
+
+        Args:
+            fraction: part of the rows to hold out, between 0 and 1.
+            validation_batch_size: rows of a batch of the rows held out. Default: `batch_size`.
+
+        Returns:
+            The rows kept and the rows held out.
+
+        Raises:
+            checks.InputError: when no row is left on one side.
+        """
+        checks.fraction("validation_split", fraction)
+        kept = math.floor(len(self) * (1.0 - fraction))
+        if kept == 0 or kept == len(self):
+            raise checks.InputError(
+                "validation_split must leave examples on both sides. "
+                f"Received: {fraction} of {len(self)} examples. Pass another fraction."
+            )
+
+        def rows(part: slice, batch_size: int) -> Arrays:
+            labels, weights = tf.nest.map_structure(
+                lambda each: None if each is None else each[part], (self.labels, self.weights)
+            )
+            examples = self.examples[part]
+            return Arrays(examples, labels, weights, min(batch_size, len(examples)))
+
+        return (
+            rows(slice(kept), self.batch_size),
+            rows(slice(kept, None), validation_batch_size or self.batch_size),
+        )
+
+    def stack_size(self) -> int:
+        """Returns how many batches fit into one compiled call.
+
+        It is a divisor of the number of batches where one is near, so that the progress bar ends
+        where the epoch does.
+        """
+        values = math.prod(self.examples.shape[1:])
+        rows = min(_STACK_ROWS, _STACK_VALUES // values)
+        target = max(1, min(self.num_batches, _STACK_STEPS, rows // self.batch_size))
+        divisor = max(size for size in range(1, target + 1) if self.num_batches % size == 0)
+        return divisor if 2 * divisor >= target else target
+
+    def dataset(
+        self,
+        *,
+        strategy: tf.distribute.Strategy | None,
+        stack_size: int,
+        labelled: bool,
+        shuffle_seed: int | None = None,
+        epoch: tf.Variable | int = 0,
+    ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+        """Makes the dataset that Keras iterates over.
+
+        Args:
+            strategy: strategy whose replicas share the batches, or None.
+            stack_size: batches of a compiled call; 1 for batches in Keras' own form.
+            labelled: whether batches carry the labels.
+            shuffle_seed: seed of the order, or None for the order of the data. Default None.
+            epoch: number of the first pass. Default 0.
+        """
+        weights = self.weights
+        if strategy is None and stack_size == 1:
+            labels = self.labels if labelled else None
+            count = 3 if weights is not None else 2 if labels is not None else 1
+            parts = (self.examples, labels, weights)[:count]
+            return pipelines.batches(parts, len(self), self.batch_size, shuffle_seed, epoch)
+        if weights is None:
+            weights = np.ones(len(self), np.float32)
+        if strategy is not None:
+            return replicas.dataset(
+                strategy, self.examples, weights, self.batch_size, shuffle_seed, epoch
+            )
+        return pipelines.stacks(
+            self.examples, weights, self.batch_size, stack_size, shuffle_seed, epoch
+        )
+
+    def steps(self, given: int | None, is_endless: bool) -> int | None:
+        """Returns the number of steps to name to Keras for a pass.
+
+        Keras itself ends a pass of a dataset that is not endless.
+        """
+        if not is_endless:
+            return given
+        if given is not None and given > self.num_batches:
+            warnings.warn(
+                f"The data has {self.num_batches} batches. Received: {given} steps. Each epoch "
+                "ends after the last batch.",
+                stacklevel=3,
+            )
+        return min(given or self.num_batches, self.num_batches)
+
+
+def is_pipeline(x: Any) -> bool:
+    """Whether `x` gives batches by itself, as datasets and generators do."""
+    known = (tf.data.Dataset, tf.distribute.DistributedDataset, keras.utils.PyDataset, Iterator)
+    if isinstance(x, known):
+        return True
+    is_array = hasattr(x, "__array__") or isinstance(x, (list, tuple, dict, str, bytes))
+    return not is_array and isinstance(x, Iterable)
+
+
+def unpack(data: Any) -> tuple[Any, Any, Any]:
+    """Returns x, y and sample_weight of data given as one argument.
+
+    Args:
+        data: x, or a tuple of up to three of x, y and sample_weight.
+
+    Raises:
+        checks.InputError: for a longer or an empty tuple.
+    """
+    if not isinstance(data, tuple):
+        return data, None, None
+    if not 1 <= len(data) <= 3:
+        raise checks.InputError(
+            "Data must be x, (x, y) or (x, y, sample_weight). "
+            f"Received: a tuple of {len(data)} elements. Pass the arrays in that order."
+        )
+    return keras.utils.unpack_x_y_sample_weight(data)
+
+
+def labels(y: Any, num: int) -> Any:
+    """Returns labels as a structure of arrays with N rows.
+
+    Raises:
+        checks.InputError: for another number of rows.
+    """
+
+    def array(part: Any) -> np.ndarray:
+        part = np.asarray(part)
+        if part.ndim == 0 or len(part) != num:
+            raise checks.InputError(
+                "y must hold one row for each example. "
+                f"Received: shape {part.shape} for {num} examples. Pass y for all of x."
+            )
+        return part
+
+    if y is None:
+        return None
+    return tf.nest.map_structure(array, y) if isinstance(y, (dict, tuple)) else array(y)
+
+
+def check_pipeline(
+    dataset: Any,
+    *,
+    steps_name: str,
+    steps: int | None,
+    arguments_of_arrays: dict[str, bool],
+) -> None:
+    """Refuses a dataset that has no end or no batch, and arguments that only arrays take.
+
+    Args:
+        dataset: what `fit` and its like were given.
+        steps_name: name of the argument that counts its batches.
+        steps: value of that argument.
+        arguments_of_arrays: name of an argument to whether it was given.
+
+    Raises:
+        checks.InputError: for each of these.
+    """
+    for name, is_given in arguments_of_arrays.items():
+        if is_given:
+            raise checks.InputError(
+                f"{name} is supported for arrays only. Received: {name} beside a "
+                f"{type(dataset).__name__}. Batch, weigh or divide the dataset instead."
+            )
+    if not isinstance(dataset, tf.data.Dataset):
+        return
+    cardinality = int(dataset.cardinality())
+    if cardinality == tf.data.INFINITE_CARDINALITY and steps is None:
+        raise checks.InputError(
+            f"An endless dataset needs {steps_name}. Received: a dataset that repeats without "
+            f"end. Pass {steps_name}, or leave out repeat()."
+        )
+    if cardinality == 0:
+        raise no_batch()
+
+
+def batches_of(dataset: Any) -> Any:
+    """Returns a dataset, or a generator whose batches are tuples, as Keras wants them."""
+    if not isinstance(dataset, GeneratorType):
+        return dataset
+    return (batch if isinstance(batch, tuple) else (batch,) for batch in dataset)
+
+
+def no_batch() -> checks.InputError:
+    """Returns the error for data without any batch."""
+    return checks.InputError(
+        "Data must hold at least one batch. Received: a dataset without any. "
+        "Check its filters, and whether a generator was used up."
+    )
+
+
+def examples_spec(dataset: Any) -> tf.TensorSpec | None:
+    """Returns the spec of a dataset's examples, or None where it is not known in advance.
+
+    Raises:
+        checks.InputError: for elements with examples in several parts.
+    """
+    spec = getattr(dataset, "element_spec", None)
+    if isinstance(spec, tuple) and not hasattr(spec, "_fields") and spec:
+        spec = spec[0]
+    if spec is None or isinstance(spec, tf.TensorSpec):
+        return spec
+    if isinstance(spec, tuple) and len(spec) == 1 and isinstance(spec[0], tf.TensorSpec):
+        return spec[0]
+    raise checks.InputError(
+        "A dataset must yield x, (x, y) or (x, y, sample_weight) with x a single tensor. "
+        f"Received: x = {spec}. Map the dataset to that."
+    )

@@ -1,0 +1,203 @@
+"""A gradient step over several replicas, under any `tf.distribute` strategy.
+
+The loss is a weighted mean over the global batch. Each replica takes its rows of that batch and
+computes sums and gradients, one all-reduce adds those of all replicas, and each replica applies
+the same gradient. Replicas may hold unequal weights: a ragged last batch, sample weights, or no
+row at all. Noise is keyed by the place of a row in the global batch. The number of replicas
+therefore changes nothing beyond float error.
+
+References:
+    Patarasuk & Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vae_keras.data import pipelines
+from vae_keras.trainer import step
+from vae_keras.trainer.fast_path import state_variables
+from vae_keras.utils import checks
+
+
+class GlobalMean(keras.metrics.Mean):
+    """A mean that every replica updates with the same global sums.
+
+    Its variables are copies. Keras' own mean keeps a share on each replica, and reading it asks
+    every worker. The mean of no weight at all is NaN.
+    """
+
+    def add_variable(self, *args: Any, **kwargs: Any) -> keras.Variable:
+        return super().add_variable(*args, **{**kwargs, "aggregation": "only_first_replica"})
+
+    def result(self) -> tf.Tensor:
+        return self.total / self.count
+
+
+def dataset(
+    strategy: tf.distribute.Strategy,
+    examples: np.ndarray,
+    weights: np.ndarray,
+    batch_size: int,
+    shuffle_seed: int | None,
+    first_epoch: tf.Variable | int,
+) -> tf.distribute.DistributedDataset:
+    """Makes endless passes over arrays and gives each replica its rows of every global batch.
+
+    Every worker computes the same order, so each row is read once in a pass.
+
+    Args:
+        strategy: strategy whose replicas share the batches.
+        examples, weights, shuffle_seed, first_epoch: as in `pipelines.stacks`.
+        batch_size: rows of the global batch.
+
+    Returns:
+        A dataset that `keras.Model.fit` takes.
+    """
+
+    def shares(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        here = context.num_replicas_in_sync // context.num_input_pipelines
+        first = context.input_pipeline_id * here
+        mine = range(first, first + here)
+        count = context.num_replicas_in_sync
+        return pipelines.shares(
+            examples, weights, batch_size, mine, count, shuffle_seed, first_epoch
+        )
+
+    return strategy.distribute_datasets_from_function(shares)
+
+
+def message_bytes(model: Any) -> int:
+    """Returns the size of what each replica gives to the all-reduce of a step, in bytes."""
+    gradient = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    wish_and_weight = 2
+    values = len(model.term_names) + 1 + len(model.setting_names)
+    return 4 * (wish_and_weight + values + gradient)
+
+
+def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Tensor]]:
+    """Makes the function that Keras calls for each global batch.
+
+    Args:
+        model: a built and compiled `Trainer` that was made under a strategy.
+        training: whether the optimizer takes steps.
+
+    Returns:
+        A function from an iterator to the logs.
+
+    Raises:
+        checks.InputError: for networks that carry state from batch to batch.
+    """
+    _check_stateless(model)
+    if training:
+        # Keras would add the gradients of the replicas once more, and clip them before.
+        model.optimizer._all_reduce_sum_gradients = lambda pairs: pairs
+
+    def sums_and_gradient(
+        examples: tf.Tensor, weights: tf.Tensor, total_weight: tf.Tensor, draws: Any
+    ) -> tf.Tensor:
+        """A replica's values, weight and gradient, in one vector."""
+        sums, gradients = step.sums_and_gradients(
+            model,
+            examples,
+            weights,
+            draws,
+            training,
+            total_weight=total_weight,
+            num_replicas=model.strategy.num_replicas_in_sync,
+        )
+        flat = [
+            tf.reshape(tf.zeros(variable.shape) if gradient is None else gradient, [-1])
+            for gradient, variable in zip(gradients, model.trainable_variables, strict=False)
+        ]
+        return tf.concat([sums.values, [sums.weight], *flat], axis=0)
+
+    kernel = sums_and_gradient
+    if not model.run_eagerly:
+        kernel = tf.function(sums_and_gradient, jit_compile=model.uses_xla, autograph=False)
+    num_values = len(model.term_names) + 1 + len(model.setting_names)
+
+    def replica(batch: Any, wants_stop: tf.Tensor, first_row: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        context = tf.distribute.get_replica_context()
+        is_share = isinstance(batch, pipelines.Share)
+        share = batch if is_share else _share(model, batch, context)
+        rows, row = tf.shape(share.examples)[0], first_row + tf.cast(share.row, tf.int64)
+        draws = model.draws(rows, model.train_counter if training else 0, row, training)
+        held = kernel(share.examples, share.weights, share.total_weight, draws)
+        mine = tf.concat([[wants_stop], held], axis=0)
+        if training:
+            mine = tf.ensure_shape(mine, [message_bytes(model) // 4])
+        # This is the only message of a step.
+        total = context.all_reduce("sum", mine)
+        stops, values, weight, gradient = tf.split(total, [1, num_values, 1, -1])
+        gradients = _unflatten(gradient, model.trainable_variables) if training else []
+        totals = step.descend(model, step.Sums(values, weight[0]), gradients, training)
+        return stops[0], totals, share.batch
+
+    def global_step(iterator: Any, wants_stop: tf.Tensor) -> tuple[dict[str, Any], tf.Tensor]:
+        strategy = model.strategy
+        with strategy.scope():
+            first_row = tf.constant(0, tf.int64) if training else model.test_row
+            results = strategy.run(replica, args=(next(iterator), wants_stop, first_row))
+            # All replicas hold the same results.
+            stops, totals, rows = (strategy.experimental_local_results(r)[0] for r in results)
+            if not training:
+                model.advance_test_row(rows)
+            model.track(totals)
+            return model.get_metrics_result(), stops
+
+    if not model.run_eagerly:
+        global_step = tf.function(global_step, autograph=False)
+
+    def function(iterator: Any) -> dict[str, tf.Tensor]:
+        if not isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
+            raise checks.InputError(
+                "A model made under a strategy takes arrays or a tf.data.Dataset, through fit or "
+                f"evaluate. Received: a {type(iterator).__name__}. Call fit instead."
+            )
+        wants_stop = training and model.wants_stop()
+        logs, stops = global_step(iterator, tf.constant(float(wants_stop)))
+        if training:
+            model.all_stop = bool(stops > 0)
+        return logs
+
+    return function
+
+
+def _unflatten(gradient: tf.Tensor, variables: list[keras.Variable]) -> list[tf.Tensor]:
+    """Cuts the global gradient into one tensor for each variable."""
+    parts = tf.split(gradient, [math.prod(variable.shape) for variable in variables])
+    return [
+        tf.reshape(part, variable.shape) for part, variable in zip(parts, variables, strict=True)
+    ]
+
+
+def _share(model: Any, batch: Any, context: tf.distribute.ReplicaContext) -> pipelines.Share:
+    """Makes a replica's share from its part of a batch of the user's dataset.
+
+    TensorFlow decides how the rows fall to the replicas, so the replicas tell each other their
+    numbers of rows and their weights.
+    """
+    examples, weights = model.unpack(batch)
+    rank, count = context.replica_id_in_sync_group, context.num_replicas_in_sync
+    rows = tf.one_hot(rank, count) * tf.cast(tf.shape(examples)[0], tf.float32)
+    mine = tf.concat([rows, [tf.reduce_sum(weights)]], axis=0)
+    *rows, total_weight = tf.unstack(context.all_reduce("sum", mine))
+    rows = tf.cast(tf.stack(rows), tf.int32)
+    first = tf.cumsum(rows, exclusive=True)[rank]
+    return pipelines.Share(examples, weights, first, tf.reduce_sum(rows), total_weight)
+
+
+def _check_stateless(model: Any) -> None:
+    state = state_variables(model)
+    if state:
+        raise checks.InputError(
+            "Networks under a strategy must not keep state from batch to batch. "
+            f"Received: {state[0].path}. Remove that layer, or train without a strategy."
+        )

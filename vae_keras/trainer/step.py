@@ -1,0 +1,159 @@
+"""The gradient step: one function for one device and for several replicas.
+
+A replica computes weighted sums over its rows and the gradient of the loss. On several devices
+the sums and the gradients of all replicas are added. The optimizer then applies the gradients.
+
+    loss = -sum_i w_i objective_i / sum_i w_i + sum of the layers' own losses
+
+The first sum goes over the rows of the replica, the second one over the rows of the whole batch,
+so the replicas' losses add up to the loss of the whole batch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from vae_keras.data.pipelines import Stack
+from vae_keras.trainer import nonfinite
+
+
+class Bound(NamedTuple):
+    """What the trainer asks of a model for a batch of N examples.
+
+    Attributes:
+        objective: [N], the value that training maximises.
+        terms: [N] each, the values to log, in the order of `Trainer.term_names`.
+        settings: scalars to log beside them, in the order of `Trainer.setting_names`.
+    """
+
+    objective: tf.Tensor
+    terms: Sequence[tf.Tensor]
+    settings: Sequence[tf.Tensor | float] = ()
+
+
+class Sums(NamedTuple):
+    """Weighted sums over the rows of a batch, or of a replica's share of it.
+
+    Attributes:
+        values: float32 [terms + 1 + settings]: the terms, the loss and the settings.
+        weight: float32 scalar, the sum of the weights.
+    """
+
+    values: tf.Tensor
+    weight: tf.Tensor
+
+
+def sums_and_gradients(
+    model: Any,
+    examples: tf.Tensor,
+    weights: tf.Tensor,
+    draws: Any,
+    training: bool,
+    total_weight: tf.Tensor | None = None,
+    num_replicas: int = 1,
+) -> tuple[Sums, list[tf.Tensor | None]]:
+    """Computes a batch's weighted sums and, in training, the gradients of its loss.
+
+    Args:
+        model: a `Trainer`.
+        examples: [N, ...].
+        weights: float32 [N].
+        draws: random numbers of the rows, from `Trainer.draws`.
+        training: whether gradients are computed.
+        total_weight: sum of the weights of the whole batch. Default: that of `weights`.
+        num_replicas: number of replicas that share the batch. Default 1.
+
+    Returns:
+        `Sums`, and the gradients with respect to the trainable variables, which an optimizer's
+        loss scale multiplies. The gradients are an empty list outside of training.
+    """
+    weight = tf.reduce_sum(weights)
+    total = weight if total_weight is None else total_weight
+    optimizer = model.optimizer
+    with tf.GradientTape() as tape:
+        step = tf.convert_to_tensor(optimizer.iterations) if training else None
+        bound = model.evaluate_bound(examples, draws, training, step)
+        loss = -tf.math.divide_no_nan(tf.reduce_sum(weights * bound.objective), total)
+        own_losses = model.losses
+        if own_losses:
+            loss += tf.add_n([tf.cast(own, loss.dtype) for own in own_losses]) / num_replicas
+        scaled = optimizer.scale_loss(loss) if training else loss
+    gradients = tape.gradient(scaled, model.trainable_variables) if training else []
+    terms = [tf.reduce_sum(weights * tf.stop_gradient(term)) for term in bound.terms]
+    settings = [weight * setting for setting in bound.settings]
+    return Sums(tf.stack([*terms, loss * total, *settings]), weight), gradients
+
+
+def descend(
+    model: Any, sums: Sums, gradients: Sequence[tf.Tensor | None], training: bool
+) -> tf.Tensor:
+    """Applies the gradients of a step, unless one of its numbers is not finite.
+
+    Args:
+        model: a `Trainer`.
+        sums: sums over the whole batch.
+        gradients: gradients of the loss of the whole batch.
+        training: whether the optimizer takes a step.
+
+    Returns:
+        float64 [values + 2]: the sums, the weight, and `nonfinite.fault`.
+    """
+    watched, num_terms = gradients, len(model.term_names)
+    skips = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    if skips:
+        watched = []  # a dynamic loss scale skips a step whose gradients overflow by itself
+    *terms, loss = tf.unstack(sums.values)[: num_terms + 1]
+    fault = nonfinite.fault([*reversed(terms), loss], watched)
+    if training:
+        variables = model.trainable_variables
+        if not variables:
+            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+        else:
+            if not skips:
+                gradients = nonfinite.hold_back(fault, gradients)
+            model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    totals = tf.concat([sums.values, [sums.weight, tf.cast(fault, tf.float32)]], axis=0)
+    return tf.cast(totals, tf.float64)
+
+
+def one_step(
+    model: Any, examples: tf.Tensor, weights: tf.Tensor, draws: Any, training: bool
+) -> tf.Tensor:
+    """Does one step on one device; arguments and result as in the functions above."""
+    sums, gradients = sums_and_gradients(model, examples, weights, draws, training)
+    return descend(model, sums, gradients, training)
+
+
+def many_steps(
+    model: Any, stack: Stack, draws: Any, training: bool, first: int | tf.Tensor = 0
+) -> tf.Tensor:
+    """Does one step for each batch of a stack, inside one compiled kernel.
+
+    Args:
+        model: a `Trainer`.
+        stack: the batches.
+        draws: random numbers of the rows, with the axes [steps, batch] first.
+        training: whether the optimizer takes steps.
+        first: index of the first batch to use. Default 0.
+
+    Returns:
+        The sum of `one_step`'s results. A non-finite number in training ends the loop.
+    """
+
+    def body(index: tf.Tensor, totals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        drawn = tf.nest.map_structure(lambda part: part[index], draws)
+        step = one_step(model, stack.examples[index], stack.weights[index], drawn, training)
+        return index + 1, totals + step
+
+    def goes_on(index: tf.Tensor, totals: tf.Tensor) -> tf.Tensor:
+        left = index < stack.steps
+        return left & tf.equal(totals[-1], 0.0) if training else left
+
+    num_totals = len(model.term_names) + len(model.setting_names) + 3
+    start = (tf.convert_to_tensor(first), tf.zeros(num_totals, tf.float64))
+    return tf.while_loop(goes_on, body, start)[1]

@@ -1,0 +1,430 @@
+"""The gradient steps of a Keras model: compile, train_step, test_step, and the compiled calls."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vae_keras.data.pipelines import Stack
+from vae_keras.trainer import fast_path, graph_checks, nonfinite, replicas, step
+from vae_keras.trainer.step import Bound
+from vae_keras.utils import checks
+
+
+class StepModel(keras.Model):
+    """A Keras model that takes gradient steps on a per-example objective.
+
+    `Trainer` adds `fit` and its like. Both know nothing of latents or pixels beyond what a
+    subclass tells them, see the table in `trainer.py`.
+
+    Attributes:
+        strategy: the `tf.distribute` strategy that the model was made under, or None.
+        steps_to_skip: number of steps of the next `fit` that an earlier run has done.
+        wants_stop: function that each worker is asked before a shared step.
+        all_stop: whether any worker's `wants_stop` was true at the last step.
+    """
+
+    term_names: tuple[str, ...] = ()
+    possible_settings: tuple[str, ...] = ()
+    seed: int
+    train_function: Callable[[Any], Any] | None
+    test_function: Callable[[Any], Any] | None
+    steps_per_execution: int
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
+        self.steps_to_skip = 0
+        self.wants_stop: Callable[[], bool] = lambda: False
+        self.all_stop = False
+        # A sum of 60,000 values of about -100 does not fit into float32 to six digits.
+        self._trackers = {
+            name: replicas.GlobalMean(name=name, dtype="float64")
+            for name in (*self.term_names, "loss", *self.possible_settings)
+        }
+        self._kernels: dict[str, Callable[..., tf.Tensor]] = {}
+        self._test_row = tf.Variable(0, dtype=tf.int64, trainable=False)
+        # The first fault of a call, as `nonfinite.fault` numbers it, and the steps until then.
+        self._fault = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
+        self._stack_start = tf.Variable(0, trainable=False)  # batches of a stack to skip
+
+    # ------------------------------------------------------------ what a subclass provides
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The networks and functions that a step runs through."""
+        raise NotImplementedError
+
+    @property
+    def setting_names(self) -> tuple[str, ...]:
+        """The settings among `possible_settings` that are logged now."""
+        return ()
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """The shape of an example."""
+        raise NotImplementedError
+
+    def as_examples(self, x: Any, name: str = "x") -> np.ndarray:
+        """Returns an array of examples [N, ...] and builds the model for it.
+
+        Raises:
+            checks.InputError: for anything that is no array of examples.
+        """
+        raise NotImplementedError
+
+    def standardize(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns a batch as examples [N, ...], with the checks of their values in the graph."""
+        raise NotImplementedError
+
+    def draws(
+        self, rows: int | tf.Tensor, step: int | tf.Tensor, row: int | tf.Tensor, training: bool
+    ) -> Any:
+        """Draws the random numbers of some rows.
+
+        Args:
+            rows: number of rows.
+            step: number of the training step, or [S] of them; 0 in evaluation.
+            row: place of the first row in its batch, or in evaluation in the data.
+            training: whether the rows are trained on.
+
+        Returns:
+            A structure of tensors [rows, ...], or [S, rows, ...] for several steps.
+        """
+        raise NotImplementedError
+
+    def evaluate_bound(
+        self, examples: tf.Tensor, draws: Any, training: bool, step: tf.Tensor | None
+    ) -> Bound:
+        """Evaluates the objective and the terms of a batch.
+
+        Args:
+            examples: [N, ...].
+            draws: as `draws` returns them.
+            training: whether the networks train.
+            step: number of optimizer steps so far, or None outside of training.
+        """
+        raise NotImplementedError
+
+    def traced_settings(self) -> tuple[Any, ...]:
+        """The Python values that a compiled step has read; a change compiles it anew."""
+        return ()
+
+    def xla_pays(self) -> bool:
+        """Whether XLA makes these networks faster on the devices at hand."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------------------- compile
+
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        *,
+        steps_per_execution: int | Literal["auto"] = "auto",
+        jit_compile: bool | Literal["auto"] = "auto",
+        run_eagerly: bool = False,
+    ) -> None:
+        """Prepares training. The defaults are the fast ones.
+
+        Args:
+            optimizer: a Keras optimizer or its name. Under a `mixed_float16` policy it is wrapped
+                in a `keras.optimizers.LossScaleOptimizer`. Default "adam".
+            steps_per_execution: number of batches in a compiled call. "auto" takes about 6,000
+                rows in a call where that cannot be noticed but by the clock, else one batch. With
+                a number, callbacks are called once for that many batches, as in Keras.
+                Default "auto".
+            jit_compile: whether XLA compiles the step. "auto" compiles networks of layers that
+                XLA makes faster, to the same numbers. Default "auto".
+            run_eagerly: whether every step runs as Python, for debugging. Default False.
+
+        Raises:
+            checks.InputError: for an optimizer that Keras does not know, or another value.
+
+        Example:
+            >>> vae = VAE()
+            >>> vae.compile("adam", jit_compile=False)
+        """
+        checks.auto_or("jit_compile", jit_compile, (True, False))
+        if steps_per_execution != "auto":
+            checks.whole_number("steps_per_execution", steps_per_execution, 1)
+        if self.strategy is not None and steps_per_execution not in ("auto", 1):
+            raise checks.InputError(
+                "A compiled call under a strategy does one batch. "
+                f"Received: steps_per_execution {steps_per_execution}. Leave it out."
+            )
+        self._steps_per_execution = steps_per_execution
+        self._jit_compile_argument = jit_compile
+        self._uses_xla: bool | None = None
+        self._kernels = {}
+        # Keras' own jit_compile would pull the random numbers into the kernel, where they are
+        # slow. The step has a kernel of its own.
+        super().compile(
+            optimizer=_optimizer(optimizer, self.parts),
+            jit_compile=False,
+            run_eagerly=run_eagerly,
+            steps_per_execution=1 if steps_per_execution == "auto" else steps_per_execution,
+        )
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Returns the arguments of `compile` for a saved model."""
+        if not self.compiled:
+            return {}
+        return {
+            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
+            "steps_per_execution": self._steps_per_execution,
+            "jit_compile": self._jit_compile_argument,
+            "run_eagerly": self.run_eagerly,
+        }
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles the model as it was when it was saved."""
+        config = dict(config)
+        self.compile(keras.saving.deserialize_keras_object(config.pop("optimizer")), **config)
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    @property
+    def uses_xla(self) -> bool:
+        """Whether XLA compiles the step."""
+        if self._uses_xla is None:
+            self._uses_xla = fast_path.wants_xla(self, self._jit_compile_argument)
+        return self._uses_xla
+
+    # ------------------------------------------------------------------------------ steps
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The means of the terms, the loss and the settings, and a subclass's own metrics."""
+        logged = (*self.term_names, "loss", *self.setting_names)
+        ours = [self._trackers[name] for name in logged]
+        others = [metric for metric in super().metrics if metric is not self._loss_tracker]
+        known = {id(metric) for metric in self._trackers.values()}
+        return ours + [metric for metric in others if id(metric) not in known]
+
+    def reset_metrics(self) -> None:
+        """Sets the means and the place in the data of the next row back to the start."""
+        super().reset_metrics()
+        self._test_row.assign(0)
+
+    @property
+    def train_counter(self) -> tf.Tensor:
+        """The number of batches trained on so far, also those whose gradients are accumulated."""
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        # `iterations` counts updates of the weights. It stands still while gradients accumulate.
+        return tf.convert_to_tensor(optimizer.variables[0])  # type: ignore[union-attr]
+
+    @property
+    def test_row(self) -> tf.Tensor:
+        """The place in the data of the next row to evaluate."""
+        return tf.identity(self._test_row)
+
+    def advance_test_row(self, rows: int | tf.Tensor) -> None:
+        """Counts rows that were evaluated."""
+        self._test_row.assign_add(tf.cast(rows, tf.int64))
+
+    def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
+        """Takes one optimizer step.
+
+        Args:
+            batch: x, (x,), (x, y) or (x, y, sample_weight).
+
+        Returns:
+            The logs, scalars by name. The noise is keyed by (seed, step, row).
+        """
+        examples, weights = self.unpack(batch)
+        draws = self.draws(tf.shape(examples)[0], self.train_counter, 0, training=True)
+        self.track(self._kernel("one_step")(examples, weights, draws, training=True))
+        return self.get_metrics_result()
+
+    def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
+        """Measures one batch; arguments and result as in `train_step`.
+
+        The noise is keyed by (seed, row), with the row's place in the whole data.
+        """
+        examples, weights = self.unpack(batch)
+        rows = tf.shape(examples)[0]
+        draws = self.draws(rows, 0, self.test_row, training=False)
+        self.advance_test_row(rows)
+        self.track(self._kernel("one_step")(examples, weights, draws, training=False))
+        return self.get_metrics_result()
+
+    def predict_step(self, batch: Any) -> tf.Tensor:
+        """Calls the model on one batch."""
+        return self(self.unpack(batch)[0])
+
+    def _train_stack(self, stack: Stack) -> dict[str, tf.Tensor]:
+        """Does `train_step` for every batch of a stack in one compiled call."""
+        steps, rows = stack.weights.shape
+        start = tf.identity(self._stack_start)
+        counter = self.train_counter
+        first = counter - tf.cast(start, counter.dtype)
+        draws = self.draws(rows, first + tf.range(steps, dtype=first.dtype), 0, training=True)
+        self.track(self._kernel("many_steps")(stack, draws, training=True, first=start))
+        return self.get_metrics_result()
+
+    def _test_stack(self, stack: Stack) -> dict[str, tf.Tensor]:
+        """Does `test_step` for every batch of a stack in one compiled call."""
+        steps, rows = stack.weights.shape
+        draws = tf.nest.map_structure(
+            lambda part: tf.reshape(part, [steps, rows, *part.shape[1:]]),
+            self.draws(steps * rows, 0, self.test_row, training=False),
+        )
+        self.advance_test_row(steps * rows)
+        self.track(self._kernel("many_steps")(stack, draws, training=False))
+        return self.get_metrics_result()
+
+    def _kernel(self, name: str) -> Callable[..., tf.Tensor]:
+        """A function of `step` for this model, compiled unless the model runs eagerly."""
+        if name not in self._kernels:
+            function = functools.partial(getattr(step, name), self)
+            if not self.run_eagerly:
+                # AutoGraph would read everything that a step calls, and find nothing to convert.
+                function = tf.function(function, jit_compile=self.uses_xla, autograph=False)
+            self._kernels[name] = function
+        return self._kernels[name]
+
+    def track(self, totals: tf.Tensor) -> None:
+        """Adds the result of `step.descend` to the metrics and notes a fault."""
+        fault, weight = tf.cast(totals[-1], tf.int64), totals[-2]
+        now = tf.stack([fault, tf.cast(self.train_counter, tf.int64)])
+        self._fault.assign(tf.where(tf.equal(self._fault[0], 0), now, self._fault))
+        for index, name in enumerate((*self.term_names, "loss", *self.setting_names)):
+            mean = tf.math.divide_no_nan(totals[index], weight)
+            self._trackers[name].update_state(mean, weight)
+
+    def _raise_fault(self, training: bool) -> None:
+        code, steps = self._fault.numpy().tolist()
+        if code:
+            self._fault.assign([0, 0])
+            if training:
+                raise nonfinite.Diverged(steps - 1, nonfinite.places(self.term_names)[code - 1])
+
+    def unpack(self, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns a batch's examples and weights, checked, as tensors [N, ...] and float32 [N]."""
+        x, _, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        examples = self.standardize(x)
+        rows = tf.shape(examples)[0]
+        if weights is None:
+            return examples, tf.ones(rows)
+        weights = tf.cast(tf.convert_to_tensor(weights), tf.float32)
+        if weights.shape.rank not in (None, 1) and weights.shape[1:] != [1]:
+            raise checks.InputError(
+                "sample_weight must hold one number for each example. "
+                f"Received: shape {weights.shape} in a batch. Weigh every example once."
+            )
+        weights = graph_checks.guard(
+            tf.reshape(weights, [-1]),
+            tf.equal(tf.size(weights), rows),
+            "sample_weight must hold one number for each example. Received: another number of "
+            "weights in a batch. Weigh every example once.",
+        )
+        sound = tf.reduce_all(tf.math.is_finite(weights) & (weights >= 0.0))
+        sentence = (
+            "sample_weight must be finite and not below 0. Received: other weights in a batch. "
+            "Clean the weights first."
+        )
+        weights = graph_checks.guard(weights, sound, sentence)
+        # The examples wait for the check of the weights: a refused batch changes nothing.
+        return graph_checks.guard(examples, sound, sentence), tf.ensure_shape(weights, [None])
+
+    # --------------------------------------------------------------- functions that Keras calls
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Makes the function that Keras calls for each batch, or for each stack of batches."""
+        if self.train_function is None or force:
+            self.train_function = self._skip_first(self._function(training=True))
+
+    def make_test_function(self, force: bool = False) -> None:
+        """Makes the function that Keras calls for each batch of an evaluation."""
+        if self.test_function is None or force:
+            self.test_function = self._function(training=False)
+
+    def _function(self, training: bool) -> Callable[[Any], Any]:
+        """A function from an iterator to logs that is compiled anew when a setting changes."""
+        made: dict[str, Any] = {"settings": None}
+
+        def function(iterator: Any) -> Any:
+            settings = self.traced_settings()
+            if made["settings"] != settings:
+                self._kernels = {}
+                made.update(settings=settings, call=self._make_call(training))
+            with graph_checks.as_input_errors():
+                logs = made["call"](iterator)
+            self._raise_fault(training)
+            return logs
+
+        return function
+
+    def _make_call(self, training: bool) -> Callable[[Any], Any]:
+        own_step = fast_path.overridden_step(self, "train_step" if training else "test_step")
+        if self.strategy is not None:
+            if own_step:
+                raise checks.InputError(
+                    f"A model under a strategy runs the trainer's own steps. Received: {own_step}. "
+                    "Override evaluate_bound instead."
+                )
+            return replicas.step_function(self, training)
+        if self.built:
+            _ = self.uses_xla  # refuses an operation that XLA lacks before a batch is read
+        per_batch = self._make_function(self.train_step if training else self.test_step)
+        stack_step = self._train_stack if training else self._test_stack
+
+        def per_stack(iterator: Iterator[Stack]) -> Any:
+            return stack_step(next(iterator))
+
+        if not self.run_eagerly:
+            per_stack = tf.function(per_stack, autograph=False)
+
+        def call(iterator: Any) -> Any:
+            is_stacked = isinstance(getattr(iterator, "element_spec", None), Stack)
+            return (per_stack if is_stacked else per_batch)(iterator)
+
+        return call
+
+    def _skip_first(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Passes over the batches of the steps that an earlier run has done.
+
+        That run may have stopped within a stack: under a strategy a call is one step.
+        """
+
+        def skipping(iterator: Any) -> Any:
+            if self.steps_to_skip == 0:
+                return function(iterator)
+            size = self.steps_per_execution
+            skipped = min(self.steps_to_skip, size)
+            self.steps_to_skip -= skipped
+            is_stacked = isinstance(getattr(iterator, "element_spec", None), Stack)
+            if not is_stacked or skipped == size:
+                for _ in range(1 if is_stacked else size):
+                    next(iterator)
+                return self.get_metrics_result()
+            self._stack_start.assign(skipped)
+            try:
+                return function(iterator)
+            finally:
+                self._stack_start.assign(0)
+
+        return skipping
+
+
+def _optimizer(optimizer: Any, parts: tuple[Any, ...]) -> keras.optimizers.Optimizer:
+    """Returns an optimizer, wrapped in a loss scale where a network computes in float16."""
+    try:
+        found = keras.optimizers.get(optimizer)
+        if not isinstance(found, keras.optimizers.Optimizer):
+            raise TypeError("not an optimizer")
+    except (ValueError, TypeError) as error:
+        raise checks.InputError(
+            "optimizer must be a Keras optimizer or its name. "
+            f"Received: {optimizer!r}. Pass 'adam'."
+        ) from error
+    is_scaled = isinstance(found, keras.optimizers.LossScaleOptimizer) or found.loss_scale_factor
+    layers = [layer for part in parts for layer in fast_path.layers_of(part)]
+    if is_scaled or all(layer.dtype_policy.name != "mixed_float16" for layer in layers):
+        return found
+    return keras.optimizers.LossScaleOptimizer(found, name="loss_scale_optimizer")

@@ -1,0 +1,176 @@
+"""Everything that a run writes from its final weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vae_keras import data, evaluation, export
+from vae_keras.data import datasets
+from vae_keras.model import VAE
+from vae_keras.report import figures, gallery, page
+from vae_keras.report.provenance import metric, provenance
+from vae_keras.training import callbacks, run_folder
+from vae_keras.training.build import build_network
+from vae_keras.training.plan import Plan
+from vae_keras.training.signals import Signals
+from vae_keras.utils import files
+from vae_keras.zoo import presets
+
+_NUM_SAMPLES = 10  # posterior samples for each image behind the ELBO in metrics.json
+_MOST_TRAINING_IMAGES = 10_000  # so many are measured when nothing is held out
+
+
+class _Images(NamedTuple):
+    """Images before binarization, as the model receives them, and their labels or None."""
+
+    originals: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) -> None:
+    """Writes the weights, the SavedModel, the figures, the measurements and the page of a run.
+
+    The images come from the validation split, or from the training split if nothing is held out.
+    The test set is read only if `test` is True. The page is written last: in a folder without a
+    page, everything is written again.
+
+    Args:
+        model: the trained model.
+        plan: the plan of the run.
+        folder: the run folder. It must hold `elbo.csv`.
+        test: whether the test set is measured in addition. The figures then show test images.
+        signals: the signals of the run, which are checked between the artifacts.
+
+    Raises:
+        Stopped: if a signal has come.
+    """
+    recipe, settings = plan.recipe, plan.settings
+    model = _in_float32(model, recipe)
+    rows = callbacks.read_elbo_csv(folder / "elbo.csv")
+    splits = (plan.held_out, "test") if test else (plan.held_out,)
+    images = {split: _images(plan, split) for split in splits}
+    signals.check("before the export")
+    save_weights(model, folder / "model.keras")
+    export.export_saved_model(model, folder / "serving", version=1, overwrite=True)
+
+    signals.check("before the figures")
+    curve = figures.elbo_curve(
+        [float(row["elbo"]) for row in rows],
+        [float(row["val_elbo"]) for row in rows if row["val_elbo"]],
+        page.reference_curve(recipe.data, recipe.likelihood.name),
+    )
+    figures.save(curve, folder / "figures" / "elbo.png")
+    shown, invert = images[splits[-1]], plan.dataset.invert
+    for name, figure in gallery.image_figures(model, *shown, invert, splits[-1]):
+        figures.save(figure, folder / "figures" / f"{name}.png")
+        signals.check("between two figures")
+
+    metrics = {
+        "preset": plan.preset,
+        "parameters": model.count_params(),
+        "provenance": provenance(datasets.fingerprint(plan.dataset.images.x_train)),
+        "metrics": [
+            entry
+            for split in splits
+            for entry in measure(
+                model, images[split].images, recipe.binarization, recipe.seed, split
+            )
+        ],
+        "latent_classes": gallery.latent_classes(model, shown.images, shown.labels),
+    }
+    if presets.START_HASH in settings:
+        metrics["provenance"][presets.START_HASH] = settings[presets.START_HASH]
+    files.write_json(folder / run_folder.METRICS, metrics)
+    report = folder / run_folder.REPORT
+    html = page.page(plan.title, settings, rows, metrics, folder / "figures", splits[-1])
+    files.write_text(report, html)
+    elbos = [entry for entry in metrics["metrics"] if entry["name"] == "elbo"]
+    sentences = [
+        f"{elbo['split'].capitalize()} ELBO: {elbo['value']:.3f} nats per image." for elbo in elbos
+    ]
+    print(*sentences, f"The report: {report}")
+
+
+def measure(
+    model: VAE, images: np.ndarray, binarization: str, seed: int, split: str
+) -> list[dict[str, Any]]:
+    """Measures the ELBO, the rate, the distortion and the active units.
+
+    Args:
+        model: the model.
+        images: images as `data.binarize` returns them for `binarization` and `seed`, float32
+            [N, H, W, C].
+        binarization: how the images were binarized.
+        seed: seed of the binarization and of the posterior samples.
+        split: the split that the images are from: "training", "validation" or "test".
+
+    Returns:
+        Entries of `metrics.json`.
+
+    Example:
+        >>> x = np.zeros((2, 28, 28, 1), np.float32)
+        >>> [entry["name"] for entry in measure(VAE(), x, "dynamic", 0, "test")]
+        ['elbo', 'rate', 'distortion', 'active_units']
+    """
+    terms = evaluation.evaluate_elbo(model, images, _NUM_SAMPLES, seed=seed)
+    units = evaluation.active_units(model, images)
+    facts = {
+        "num_images": len(images),
+        "split": split,
+        "binarization": binarization,
+        "seed": seed,
+    }
+    entries = [
+        metric(
+            name,
+            estimate.mean,
+            unit="nats per image",
+            estimator="posterior draws",
+            num_samples=terms.num_samples,
+            standard_error=estimate.standard_error,
+            seconds=terms.seconds,
+            **facts,
+        )
+        for name, estimate in (
+            ("elbo", terms.elbo),
+            ("rate", terms.rate),
+            ("distortion", terms.distortion),
+        )
+    ]
+    how = {"estimator": "variance of the posterior mean", "threshold": units.threshold}
+    return [*entries, metric("active_units", units.count, unit="dimensions", **how, **facts)]
+
+
+def save_weights(model: VAE, path: Path) -> None:
+    """Writes weights and configuration as a `.keras` file.
+
+    Args:
+        model: the model.
+        path: the file. It is replaced only when the new one is whole.
+
+    Example:
+        >>> save_weights(VAE(), Path("model.keras"))
+    """
+    with files.staged(path) as temporary:
+        model.save(temporary)
+
+
+def _in_float32(model: VAE, recipe: presets.Recipe) -> VAE:
+    """Returns the trained model in float32, without optimizer and strategy."""
+    trained = build_network(recipe, model.image_shape, "float32")
+    trained.set_weights(model.get_weights())
+    return trained
+
+
+def _images(plan: Plan, split: str) -> _Images:
+    originals, labels = plan.images(split)
+    if split == "training":
+        originals = originals[:_MOST_TRAINING_IMAGES]
+        labels = None if labels is None else labels[:_MOST_TRAINING_IMAGES]
+    recipe = plan.recipe
+    images = data.binarize(originals, recipe.seed, recipe.binarization)
+    return _Images(originals, images, labels)

@@ -1,0 +1,133 @@
+"""The run folder: whether a run may use it, and whether the run in it is finished."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vae_keras.utils import checks, files
+from vae_keras.zoo import presets
+
+CONFIG, REPORT, METRICS = "config.json", "report.html", "metrics.json"
+
+
+def check(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+    """Refuses a folder that a run with these settings may not use. It only reads.
+
+    Args:
+        folder: the run folder.
+        settings: the content that the run's `config.json` will have.
+        overwrite: whether the folder may hold another run.
+
+    Raises:
+        checks.InputError: if the folder holds another run or other files, or cannot be read or
+            written.
+
+    Example:
+        >>> check(Path("runs/new"), {"preset": "mlp_mnist"}, overwrite=False)
+    """
+    checks.writable("workdir", folder, folder=True)
+    try:
+        held = _read_settings(folder)
+        others = held is None and folder.exists() and any(folder.iterdir())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unusable(folder, error) from error
+    if others:
+        raise checks.InputError(
+            f"a new run needs an empty folder. Received: {folder}, which holds other files. "
+            "Name another --workdir."
+        )
+    if held is None or overwrite:
+        return
+    changed = {name for name in {*held, *settings} if held.get(name) != settings.get(name)}
+    if changed := sorted(changed.difference(presets.TEXTS)):
+        raise checks.InputError(
+            f"a run folder holds one configuration. Received: {folder}, which holds another "
+            f"{', '.join(changed)}. Pass --overwrite, or another --workdir."
+        )
+
+
+def is_complete(folder: Path, test: bool) -> bool:
+    """Returns whether the run in a folder is finished.
+
+    Args:
+        folder: the run folder.
+        test: whether the run must have measured the test set, too.
+
+    Returns:
+        True if the page of the run exists, and the measurements that are asked for.
+
+    Example:
+        >>> is_complete(Path("runs/new"), test=False)
+        False
+    """
+    if not (folder / REPORT).exists():
+        return False
+    if not test:
+        return True
+    try:
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        return any(entry["split"] == "test" for entry in metrics["metrics"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def claim(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+    """Prepares a folder that passed `check` for a run.
+
+    Args:
+        folder: the run folder.
+        settings: the content of its `config.json`.
+        overwrite: whether what an earlier run wrote is removed.
+
+    Raises:
+        checks.InputError: if the folder cannot be read or written.
+
+    Example:
+        >>> claim(Path("runs/new"), {"preset": "mlp_mnist"}, overwrite=False)
+    """
+    try:
+        if (folder / CONFIG).exists():
+            files.sweep(folder)
+            if not overwrite:
+                # What is written from the final weights is written anew. The page is last, so
+                # that a folder with a page is complete.
+                (folder / REPORT).unlink(missing_ok=True)
+                return
+            _empty(folder)
+        files.write_json(folder / CONFIG, settings)
+    except OSError as error:
+        raise _unusable(folder, error) from error
+
+
+def _read_settings(folder: Path) -> dict[str, Any] | None:
+    """Returns the settings of the run in a folder, or None if there is no run."""
+    path = folder / CONFIG
+    if not path.exists():
+        return None
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(held, dict):
+        raise ValueError("its config.json is not a JSON object")
+    # An earlier version did not know every field. It ran with what is now the field's default.
+    defaults = presets.Recipe("", presets.Part(""), presets.Part(""), 0, 0, 0.0).to_dict()
+    return defaults | presets.with_current_names(held)
+
+
+def _unusable(folder: Path, error: Exception) -> checks.InputError:
+    return checks.InputError(
+        f"the run folder must be readable and writable. Received: {folder} ({error}). "
+        "Name another --workdir."
+    )
+
+
+def _empty(folder: Path) -> None:
+    """Removes what a run writes, and nothing else."""
+    for name in (REPORT, METRICS, "model.keras", "elbo.csv"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("checkpoints", "figures", "serving"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    # The configuration is removed last: until then the folder is known as a run folder.
+    (folder / CONFIG).unlink()

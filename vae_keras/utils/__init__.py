@@ -1,0 +1,1 @@
+"""Checks, atomic files and safe reading of `.keras` files."""

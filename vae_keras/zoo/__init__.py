@@ -1,0 +1,1 @@
+"""The presets of the zoo, their publication, and their model cards."""

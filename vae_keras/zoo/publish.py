@@ -1,0 +1,225 @@
+"""Publishes a finished run in the zoo: weights, test measurements, golden outputs, card."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vae_keras import data, evaluation, export
+from vae_keras.data import datasets
+from vae_keras.model import VAE
+from vae_keras.report import figures, gallery
+from vae_keras.report.provenance import metric, provenance
+from vae_keras.training import artifacts, run_folder
+from vae_keras.utils import checks, files, keras_file
+from vae_keras.zoo import cards, presets
+
+GOLDEN_SEED = 0
+# The presets whose SavedModel is in the repository, because serving/ starts them. A SavedModel
+# repeats the weights; `export` writes the one of any other preset.
+SERVED = ("mlp_mnist",)
+_GOLDEN_IMAGES = 10
+
+
+def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) -> Path:
+    """Publishes a finished run of a preset in the zoo.
+
+    The test set is read here, by `evaluate`, and by `train --test`; nothing else reads it.
+    All measurements are made before the first file of the zoo is written.
+
+    Args:
+        run: folder of a run that trained a preset without changes to its recipe.
+        num_samples: importance samples for each test image. Default 5000.
+        num_refined: number of test images that take all samples, see `estimate_likelihood`.
+            Default: all test images.
+
+    Returns:
+        The preset's folder in the zoo.
+
+    Raises:
+        checks.InputError: if the run is not finished, or does not follow the preset's recipe.
+
+    Example:
+        >>> folder = publish(Path("runs/mlp_mnist"))  # doctest: +SKIP
+    """
+    name, recipe = _recipe(run)
+    target = presets.folder() / name
+    model = keras_file.load(run / "model.keras")
+    dataset = datasets.load(recipe.data)
+    x, labels = dataset.images.x_test, dataset.images.y_test
+    test = data.binarize(x, recipe.seed, recipe.binarization)
+    likelihood = estimate_likelihood(model, test, num_samples, recipe.seed, num_refined)
+    measured = artifacts.measure(model, test, recipe.binarization, recipe.seed, "test")
+    trained = json.loads((run / run_folder.METRICS).read_text(encoding="utf-8"))["provenance"]
+    evaluated = provenance(datasets.fingerprint(x))  # before files of the checkout change
+    weights = {"weights_sha256": files.sha256(run / "model.keras")}
+    metrics = {
+        "preset": name,
+        "parameters": model.count_params(),
+        "provenance": trained | weights | {"evaluated": evaluated},
+        "metrics": [likelihood_metric(likelihood, recipe.binarization), *measured],
+        "latent_classes": gallery.latent_classes(model, test, labels),
+        "importance_weighted_bounds": bounds(likelihood),
+    }
+
+    files.copy(run / "model.keras", target / "model.keras")
+    if name in SERVED:
+        export.export_saved_model(model, target, version=1, overwrite=True)
+    with files.atomic_write(target / "golden.npz") as file:
+        np.savez_compressed(file, **golden(model, x[:_GOLDEN_IMAGES]))
+    files.copy(run / "figures" / "elbo.png", target / "figures" / "elbo.png")
+    title = gallery.prior_titles(model)["prior"]
+    samples = figures.grid(model.sample(25), 5, 5, title, invert=dataset.invert)
+    figures.save(samples, target / "figures" / "samples.png")
+    for kind, figure in gallery.image_figures(model, x, test, labels, dataset.invert, "test"):
+        figures.save(figure, target / "figures" / f"{kind}.png")
+    files.write_json(target / "metrics.json", metrics)
+    for path, text in cards.render().items():
+        files.write_text(path, text)
+    return target
+
+
+def golden(model: VAE, images: np.ndarray) -> dict[str, Any]:
+    """Returns inputs and outputs of a model, which later versions must reproduce.
+
+    Args:
+        model: the model.
+        images: uint8 [N, H, W, C].
+
+    Returns:
+        Arrays under "images", "loc", "scale", "reconstructions", "elbo", "samples" and
+        "interpolations".
+
+    Example:
+        >>> golden(VAE(), np.zeros((10, 28, 28, 1), np.uint8))["loc"].shape
+        (10, 50)
+    """
+    seen = data.binarize(images, GOLDEN_SEED, model.binarization)
+    loc, scale = model.encode(seen)
+    return {
+        "images": images,
+        "loc": loc,
+        "scale": scale,
+        "reconstructions": model.reconstruct(seen),
+        "elbo": model.elbo(seen, GOLDEN_SEED).elbo,
+        "samples": model.sample(4, GOLDEN_SEED),
+        "interpolations": model.interpolate(seen[:1], seen[1:2], 5),
+    }
+
+
+def estimate_likelihood(
+    model: VAE, test: np.ndarray, num_samples: int, seed: int, num_refined: int | None
+) -> evaluation.LogLikelihood:
+    """Estimates log p(x) of the test images for a model card.
+
+    Args:
+        model: the model.
+        test: test images, binary for a Bernoulli likelihood, float32 [N, H, W, C].
+        num_samples: importance samples for each image.
+        seed: seed of the noise, an integer >= 0.
+        num_refined: number of images that take all samples. The others take
+            `evaluation.FEW`, see `evaluation.estimate_by_difference`. None: all images.
+
+    Returns:
+        `LogLikelihood`, in nats per image.
+
+    Raises:
+        checks.InputError: as `evaluation.estimate_log_likelihood` and `estimate_by_difference`.
+
+    Example:
+        >>> x = np.zeros((2, 28, 28, 1), np.float32)
+        >>> estimate_likelihood(VAE(), x, 100, seed=0, num_refined=None).num_samples
+        100
+    """
+    if num_refined is None:
+        return evaluation.estimate_log_likelihood(model, test, num_samples, seed=seed)
+    return evaluation.estimate_by_difference(model, test, num_samples, num_refined, seed=seed)
+
+
+def likelihood_metric(likelihood: evaluation.LogLikelihood, binarization: str) -> dict[str, Any]:
+    """Returns an estimate of -log p(x) on the test set as an entry of `metrics.json`.
+
+    Args:
+        likelihood: the estimate of log p(x) of the test images.
+        binarization: how the test images were binarized.
+
+    Returns:
+        JSON-ready values, in nats per image.
+
+    Example:
+        >>> x = np.zeros((2, 28, 28, 1), np.float32)
+        >>> likelihood = estimate_likelihood(VAE(), x, 100, seed=0, num_refined=None)
+        >>> likelihood_metric(likelihood, "dynamic")["num_images"]
+        2
+    """
+    refined = {}
+    if likelihood.num_refined is not None:
+        refined = {"num_refined": likelihood.num_refined, "num_few": evaluation.FEW}
+    return metric(
+        "negative_log_likelihood",
+        -likelihood.estimate.mean,
+        unit="nats per image",
+        estimator="importance_weighted",
+        **refined,
+        num_samples=likelihood.num_samples,
+        num_images=len(likelihood.estimate.per_example),
+        standard_error=likelihood.estimate.standard_error,
+        split="test",
+        binarization=binarization,
+        seed=likelihood.seed,
+        seconds=likelihood.seconds,
+        effective_sample_size=float(np.median(likelihood.effective_sample_size)),
+    )
+
+
+def bounds(likelihood: evaluation.LogLikelihood) -> dict[str, float]:
+    """Returns the importance-weighted bounds on -log p(x) as `metrics.json` holds them.
+
+    Args:
+        likelihood: the estimate of log p(x).
+
+    Returns:
+        The bound from k samples under the text of k, in nats per image.
+
+    Example:
+        >>> x = np.zeros((2, 28, 28, 1), np.float32)
+        >>> list(bounds(estimate_likelihood(VAE(), x, 100, seed=0, num_refined=None)))
+        ['1', '10', '100']
+    """
+    return {str(k): -estimate.mean for k, estimate in likelihood.curve.items()}
+
+
+def _recipe(run: Path) -> tuple[str, presets.Recipe]:
+    """Returns the preset that a run trained and its recipe, if the run can be published."""
+    if not (run / run_folder.REPORT).exists():
+        raise checks.InputError(
+            f"a run can be published after it is finished. Received: {run}, which has no "
+            f"{run_folder.REPORT}. Run the same train command again to finish it."
+        )
+    try:
+        config = json.loads((run / run_folder.CONFIG).read_text(encoding="utf-8"))
+        name = config["preset"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise checks.InputError(
+            f"a published run must have a readable {run_folder.CONFIG}. "
+            f"Received: {run} ({error!r}). Train the preset again."
+        ) from error
+    recipe = presets.load_recipe(name)
+    if "own_data" in config:
+        raise checks.InputError(
+            f"a published run must follow its preset's recipe. Received: {run}, which was trained "
+            "on own images. Pass its model.keras to the other commands as --model."
+        )
+    beside = ("preset", presets.START_HASH)
+    followed = presets.Recipe.from_dict({key: config[key] for key in config if key not in beside})
+    texts = {field: getattr(recipe, field) for field in presets.TEXTS}
+    if dataclasses.replace(followed, **texts) != recipe:
+        raise checks.InputError(
+            f"a published run must follow its preset's recipe. Received: {run}, which differs from "
+            f"the recipe of {name}. Train the preset without other flags."
+        )
+    return name, recipe
