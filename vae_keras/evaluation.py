@@ -477,7 +477,7 @@ def _require_binary(images: np.ndarray) -> None:
 
 def _identity(image: np.ndarray) -> int:
     """Returns a hash of the image's pixels, which keys its noise."""
-    digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest()
+    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1  # The result fits into a signed 64-bit integer.
 
 
@@ -515,7 +515,7 @@ def _log_weight_kernel(model: VAE, chunk: int, batch: int) -> _Kernel:
     return kernels[chunk, batch]
 
 
-def _compile_log_weights(model: VAE, chunk: int, batch: int) -> _Kernel:
+def _compile_log_weights(model: Any, chunk: int, batch: int) -> _Kernel:
     """Compiles log p(x, z) - log q(z | x) of `chunk` samples for each of `batch` images."""
     most = max(1, _KERNEL_ROWS // chunk)
     together = max(n for n in range(1, most + 1) if batch % n == 0)  # images a matrix product

@@ -35,7 +35,7 @@ def _cover(rows: list[table.Row]) -> list[table.Row]:
 
 # XLA compiles for seconds, so only one of the fast rows asks for it.
 FAST = _cover([row for row in ROWS if row.jit_compile is False])
-FAST += [row for row in ROWS if row.jit_compile == "auto" and row.network == "mlp"][:1]
+FAST += [table.Row("mlp", "adam", "arrays", "none", "elbo", 48, "auto")]
 
 
 class Outcome:

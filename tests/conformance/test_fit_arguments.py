@@ -395,7 +395,7 @@ def _regularized_package_network():
     return encoder, MLPDecoder(table.IMAGE, (8,))
 
 
-def _mean_in_a_functional_shared():
+def _mean_in_a_functional_model():
     image = keras.Input(table.IMAGE)
     h = L.Dense(8, "tanh")(L.Flatten()(image))
     h = h - keras.ops.mean(h, axis=0, keepdims=True)

@@ -32,7 +32,8 @@ def run(command: Callable[[], object], debug: bool = False) -> int:
         >>> run(lambda: None)
         0
     """
-    format_before, warnings.formatwarning = warnings.formatwarning, _warning
+    format_before = warnings.formatwarning
+    warnings.formatwarning = _warning  # type: ignore[assignment]
     try:
         command()
     except KeyboardInterrupt:
@@ -68,7 +69,7 @@ def _explain(error: Any) -> tuple[str, int]:
     return f"Error: {unexpected}. This is a bug; --debug shows where.", BUG
 
 
-def _loaded(module: str, name: str) -> tuple[type, ...]:
+def _loaded(module: str, name: str) -> tuple[Any, ...]:
     """Returns a class if its module was imported. An import may be what failed."""
     try:
         return (operator.attrgetter(name)(sys.modules[module]),)

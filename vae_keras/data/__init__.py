@@ -1,4 +1,4 @@
-"""Data: named sets, a user's own images, binarization, and the pipelines of `fit`."""
+"""Data sets by name, a user's own images, binarization, and the pipelines of `fit`."""
 
 from vae_keras.data.binarization import BINARIZATIONS, binarize, pixel_bits, to_pixels
 

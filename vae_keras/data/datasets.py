@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import io
@@ -390,7 +391,7 @@ def _from_cache(name: str, path: Path) -> Images:
 
 
 def _hosts(name: str) -> list[_Source]:
-    return [(host, lambda host=host: _from_host(name, host)) for host in KNOWN[name].hosts]
+    return [(host, functools.partial(_from_host, name, host)) for host in KNOWN[name].hosts]
 
 
 def _from_host(name: str, host: str) -> Images:

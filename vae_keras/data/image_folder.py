@@ -473,7 +473,8 @@ def _read_npz(path: Path, size: tuple[int, int] | None) -> _Found:
             parts[part] = x
     count = sum(map(len, parts.values()))
     height, width, channels = parts["x_train"].shape[1:]
-    _check_size(count, *(size or (height, width)), channels)
+    height, width = size or (height, width)
+    _check_size(count, height, width, channels)
     if size is not None:
         parts = {part: _fit_array(x, size) for part, x in parts.items()}
     x, x_test = parts["x_train"], parts.get("x_test")

@@ -185,8 +185,10 @@ def elbo_curve(
     figure = _figure(6.4, 3.8)
     axes = figure.subplots()
     if len(reference):
-        style = {"color": _SECOND, "markersize": 3, "lw": 1}
-        axes.plot(range(len(reference)), reference, "s--", label="reference", **style)
+        epochs = range(len(reference))
+        axes.plot(
+            epochs, reference, "s--", label="reference", color=_SECOND, markersize=3, lw=1
+        )
     axes.plot(range(len(elbo)), elbo, "o-", color=_ACCENT, markersize=3, label="training")
     if len(val_elbo):
         axes.plot(range(len(val_elbo)), val_elbo, "-", color=_DARK, lw=1, label="validation")

@@ -94,7 +94,8 @@ class Cluster:
         """
         if not self.has_peers:
             return act() or b""
-        failure, message = None, b""
+        failure: Exception | None = None
+        message = b""
         if self.is_chief:
             try:
                 message = b"+" + (act() or b"")

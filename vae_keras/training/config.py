@@ -6,6 +6,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vae_keras import data
 from vae_keras.data import datasets, image_folder
@@ -69,7 +70,7 @@ class TrainConfig:
             >>> TrainConfig(binarization="none").recipe().likelihood.name
             'ContinuousBernoulli'
         """
-        values = {
+        values: dict[str, Any] = {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "learning_rate": self.learning_rate,

@@ -42,8 +42,9 @@ def check(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
         )
     if held is None or overwrite:
         return
-    changed = {name for name in {*held, *settings} if held.get(name) != settings.get(name)}
-    if changed := sorted(changed.difference(presets.TEXTS)):
+    names = {*held, *settings}.difference(presets.TEXTS)
+    changed = sorted(name for name in names if held.get(name) != settings.get(name))
+    if changed:
         raise checks.InputError(
             f"a run folder holds one configuration. Received: {folder}, which holds another "
             f"{', '.join(changed)}. Pass --overwrite, or another --workdir."

@@ -1,4 +1,4 @@
-"""A user's own images: what is read, how it is divided, what is refused."""
+"""A user's own images: the formats that are read, their division, and the data that are refused."""
 
 import io
 import os
@@ -113,6 +113,54 @@ def test_hidden_files_are_passed_over_and_others_counted(tmp_path):
     assert dataset.notes == ("2 other files skipped.",)
 
 
+@pytest.fixture
+def disk(tmp_path):
+    """A folder with two label folders of ten images each, for links to point to."""
+    return labelled(tmp_path / "disk", cat=10, dog=10)
+
+
+def labels_of(dataset: datasets.DataSet) -> dict[str, int]:
+    names = np.concatenate([dataset.images.y_train, dataset.images.y_test])
+    return {name: int((names == name).sum()) for name in np.unique(names)}
+
+
+def test_links_to_folders_are_folders(tmp_path, disk):
+    root = tmp_path / "photos"
+    folder_of(root / "cat", 5)
+    (root / "cat" / "more").symlink_to(disk / "cat")
+    (root / "dog").symlink_to(disk / "dog")
+    assert labels_of(image_folder.load(root)) == {"cat": 15, "dog": 10}
+    (tmp_path / "link").symlink_to(root)
+    assert labels_of(image_folder.load(tmp_path / "link")) == {"cat": 15, "dog": 10}
+
+
+def test_train_and_test_may_be_links(tmp_path, disk):
+    root = tmp_path / "photos"
+    root.mkdir()
+    for part in ("train", "test"):
+        (root / part).symlink_to(disk)
+    dataset = image_folder.load(root)
+    assert (len(dataset.images.x_train), len(dataset.images.x_test)) == (20, 20)
+    assert labels_of(dataset) == {"cat": 20, "dog": 20}
+
+
+def test_a_linked_folder_beside_loose_images_is_refused(tmp_path, disk):
+    root = folder_of(tmp_path / "photos")
+    (root / "more").symlink_to(disk / "dog")
+    with pytest.raises(checks.InputError, match=r"links to folders.*beside 10 images in sub-fold"):
+        image_folder.load(root)
+
+
+def test_links_in_a_circle_end(tmp_path):
+    one, two = folder_of(tmp_path / "one"), tmp_path / "two"
+    two.mkdir()
+    (one / "itself").symlink_to(one)
+    (one / "nowhere").symlink_to(one / "nowhere")
+    (one / "other").symlink_to(two)
+    (two / "back").symlink_to(one)
+    assert len(everything(image_folder.load(one))) == 12
+
+
 def test_names_in_any_script_are_taken(tmp_path):
     labelled(tmp_path, **{"猫": 6, "Straße $x$": 6})
     png(tmp_path / "猫" / "Screenshot at 1.23\u202fPM.png")
@@ -120,7 +168,7 @@ def test_names_in_any_script_are_taken(tmp_path):
     assert set(labels) == {"猫", "Straße $x$"}
 
 
-def test_the_files_names_and_not_their_order_on_disk_decide(tmp_path):
+def test_the_order_of_files_on_disk_changes_nothing(tmp_path):
     images = [pixels() for _ in range(15)]
     for folder, order in (("a", range(15)), ("b", reversed(range(15)))):
         for index in order:
@@ -134,7 +182,7 @@ def test_the_files_names_and_not_their_order_on_disk_decide(tmp_path):
 
 
 def one_kind(root: Path, image: Image.Image, name: str = "x.png", **options) -> np.ndarray:
-    """What a folder of ten such files is read as: the image [H, W, C]."""
+    """Reads a folder of ten copies of an image, and returns one of them as [H, W, C]."""
     for index in range(10):
         png(root / f"{index}{name}", image, **options)
     x = everything(image_folder.load(root))
@@ -180,7 +228,10 @@ def test_transparency_is_put_on_white(tmp_path, mode):
     read = one_kind(tmp_path, image, **options)
     np.testing.assert_array_equal(read[0, 0], [255] * read.shape[-1])
     assert read[0, 1].max() <= 30
-    assert image_folder.load(tmp_path).notes[0] == "10 with transparency, put on white."
+    assert (
+        image_folder.load(tmp_path).notes[0]
+        == "10 images have transparent pixels, which became white."
+    )
 
 
 def test_half_transparent_pixels_mix_with_white(tmp_path):
@@ -215,7 +266,7 @@ def test_grey_among_colour_is_read_as_colour_and_said(tmp_path):
     dataset = image_folder.load(tmp_path)
     assert dataset.images.x_train.shape[1:] == (5, 7, 3)
     assert np.repeat(grey[..., np.newaxis], 3, axis=-1).tobytes() in as_set(everything(dataset))
-    assert dataset.notes == ("1 grey images among those in colour: read as colour.",)
+    assert dataset.notes == ("1 images are grey and were read as colour, as the others are.",)
 
 
 # ------------------------------------------------------------------------------------- scaling
@@ -227,7 +278,7 @@ def test_images_of_any_size_are_scaled_to_one(tmp_path, text, size):
         png(tmp_path / f"{index}.{('png', 'jpg')[index % 2]}", pixels(5 + index, 30 - index))
     dataset = image_folder.load(tmp_path, text)
     assert everything(dataset).shape == (10, *size, 3)
-    assert dataset.notes == (f"Scaled to {size[0]} x {size[1]}, cropped around the middle.",)
+    assert dataset.notes == (f"Scaled to {size[0]} x {size[1]} and cropped around the middle.",)
 
 
 def test_scaling_keeps_proportions_and_crops_the_sides(tmp_path):
@@ -322,7 +373,7 @@ def test_numbers_of_other_kinds_become_bytes(tmp_path, dtype):
     dataset = image_folder.load(npz(tmp_path / "x.npz", x_train=given))
     expected = np.where(x > 127, 255, 0).astype(np.uint8) if dtype is bool else x
     assert as_set(everything(dataset)) == as_set(expected)
-    words = "stored in 256 levels" in " ".join(dataset.notes)
+    words = "rounded to 256 levels" in " ".join(dataset.notes)
     assert words == (np.dtype(dtype).kind != "i")
 
 
@@ -355,15 +406,15 @@ def test_the_division_is_drawn_and_always_the_same(tmp_path):
     train, test = first.images.x_train.ravel(), first.images.x_test.ravel()
     assert (len(train), len(test)) == (180, 20)
     np.testing.assert_array_equal(np.sort([*train, *test]), np.arange(200))
-    # Files come sorted by class: neither the test images nor the last training ones may be one's.
+    # Files are often sorted by class. Test images and validation images must mix the classes.
     assert len(np.unique(first.images.y_test)) > 5
     assert len(np.unique(first.images.y_train[-18:])) > 5
 
 
-def test_the_order_depends_on_the_count_alone_and_is_uniform():
-    first = [image_folder._drawn_order(count)[0] for count in range(20, 400)]
+def test_the_order_depends_only_on_the_count_and_is_uniform():
+    first = [image_folder._shuffled(count)[0] for count in range(20, 400)]
     place = np.array(first) / np.arange(20, 400)
-    order = image_folder._drawn_order(1000)
+    order = image_folder._shuffled(1000)
     assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
     assert sorted(order) == list(range(1000))
     assert 0 <= place.min() < place.max() < 1
@@ -410,14 +461,14 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png_bomb(path: Path, side: int) -> None:
-    """A PNG of a few hundred bytes that says it has side x side pixels."""
+    """Writes a PNG of a few hundred bytes whose header claims side x side pixels."""
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + content + chunk(b"IEND", b""))
 
 
 def in_folder(make):
-    """A folder of ten sound images of 40 x 40 and what `make` adds."""
+    """Returns a builder of a folder with ten sound 40 x 40 images and what `make` adds."""
 
     def build(root: Path) -> Path:
         folder_of(root / "data", 10, height=40, width=40)
@@ -428,7 +479,7 @@ def in_folder(make):
 
 
 def bare(make):
-    """A folder of what `make` puts in it."""
+    """Returns a builder of a folder that holds only what `make` adds."""
 
     def build(root: Path) -> Path:
         (root / "data").mkdir()
@@ -439,7 +490,7 @@ def bare(make):
 
 
 def changed(change):
-    """Adds a PNG whose bytes went through `change`."""
+    """Returns a builder of a folder with a PNG whose bytes `change` has damaged."""
 
     def make(folder: Path) -> None:
         path = png(folder / "bad.png", pixels(40, 40))
@@ -484,18 +535,18 @@ def of_size(*sizes):
 
 
 def image(reason: str) -> str:
-    """The whole answer to a bad image file."""
+    """Returns the whole message about a bad image file."""
     return (
         "an image file must be a sound PNG or JPEG. "
-        f"Received: {{root}}/data/bad.png ({reason}). Mend or remove it."
+        f"Received: {{root}}/data/bad.png ({reason}). Repair or remove it."
     )
 
 
 def packed(reason: str) -> str:
-    """The whole answer to a bad archive."""
+    """Returns the whole message about a bad archive."""
     return (
         "an .npz must be a sound archive of arrays. "
-        f"Received: {{root}}/data.npz ({reason}). Save it anew with np.savez."
+        f"Received: {{root}}/data.npz ({reason}). Save it again with np.savez."
     )
 
 
@@ -511,16 +562,16 @@ BAD_FOLDERS = {
     "truncated PNG": (changed(lambda content: content[:-30]), image("Truncated File Read")),
     "PNG cut in its header": (changed(lambda content: content[:20]), image("Truncated File Read")),
     "a flipped bit in a PNG": (changed(flipped), "must be a sound PNG or JPEG"),
-    "empty file": (changed(lambda _: b""), image("it is neither PNG nor JPEG inside")),
+    "empty file": (changed(lambda _: b""), image("its content is neither PNG nor JPEG")),
     "truncated JPEG": (in_folder(jpeg_cut), "must be a sound PNG or JPEG"),
-    "GIF called PNG": (in_folder(gif_in_disguise), image("it is neither PNG nor JPEG inside")),
+    "GIF called PNG": (in_folder(gif_in_disguise), image("its content is neither PNG nor JPEG")),
     "text called JPEG": (
         in_folder(lambda f: (f / "bad.jpg").write_text("hello")),
-        "it is neither PNG nor JPEG inside",
+        "its content is neither PNG nor JPEG",
     ),
     "program called PNG": (
         in_folder(lambda f: (f / "bad.png").write_bytes(b"#!/bin/sh\nrm -rf /\n")),
-        "it is neither PNG nor JPEG inside",
+        "its content is neither PNG nor JPEG",
     ),
     "PNG bomb": (
         in_folder(lambda f: png_bomb(f / "bad.png", 10**4)),
@@ -543,13 +594,13 @@ BAD_FOLDERS = {
         in_folder(lambda f: (f / "bad.png").symlink_to("nowhere")),
         "No such file or directory",
     ),
-    "pipe": (in_folder(lambda f: os.mkfifo(f / "bad.png")), image("it is no regular file")),
-    "mixed sizes": (of_size((5, 7), (5, 8)), "all be of one size, or be scaled to one"),
+    "pipe": (in_folder(lambda f: os.mkfifo(f / "bad.png")), image("it is not a regular file")),
+    "mixed sizes": (of_size((5, 7), (5, 8)), "all be of one size, or be scaled to one size"),
     "large images": (of_size((300, 300)), "at most 65,536 numbers, H x W x channels"),
-    "large colour images": (of_size((200, 200)), "Received: 200 x 200 x 3. Pass a smaller"),
+    "large colour images": (of_size((200, 200)), "Received: 200 x 200 x 3. Pass --image-size 64"),
     "images beside labels": (
         in_folder(lambda f: folder_of(f / "cat")),
-        "all in sub-folders, which are their labels, or none",
+        "must lie either all in sub-folders or links to folders, whose names are the labels",
     ),
     "a label without images": (
         bare(lambda f: (labelled(f, cat=9, dog=9), (f / "owl").mkdir())),
@@ -557,11 +608,11 @@ BAD_FOLDERS = {
     ),
     "a line break in a name": (
         in_folder(lambda f: png(f / "a\nb.png")),
-        "without control characters. Received: 'a\\nb.png'",
+        "must not hold control characters or undecodable bytes. Received: 'a\\nb.png'",
     ),
     "a label that is no text": (
         bare(lambda f: (labelled(f, cat=9), folder_of(f / os.fsdecode(b"d\xffg"), 9))),
-        "without control characters. Received: 'd\\udcffg/000.png'",
+        "control characters or undecodable bytes. Received: 'd\\udcffg/000.png'",
     ),
     "train without images": (
         bare(lambda f: (labelled(f, test=12), (f / "train").mkdir())),
@@ -590,7 +641,7 @@ def arrays(**given):
 
 
 def members(*pairs, compression=zipfile.ZIP_STORED):
-    """An archive of the given names and contents."""
+    """Returns a builder of an archive with the given names and contents."""
 
     def build(root: Path) -> Path:
         path = root / "data.npz"
@@ -628,7 +679,7 @@ def twice(root: Path) -> Path:
 
 
 class Evil:
-    """Makes a file if it is ever unpickled."""
+    """Creates a folder if it is ever unpickled."""
 
     def __reduce__(self):
         return os.mkdir, ("ran",)
@@ -645,13 +696,13 @@ BAD_ARCHIVES = {
     "a path upwards": (
         members(("x_train.npy", npy(grey())), ("../../evil.npy", npy(grey()))),
         "an .npz of images may hold x_train, x_test, y_train and y_test. "
-        "Received: '../../evil.npy' in {root}/data.npz. Save it without the others.",
+        "Received: '../../evil.npy' in {root}/data.npz. Save it without other arrays.",
     ),
     "an absolute path": (members(("/etc/passwd", b"root")), "Received: '/etc/passwd'"),
-    "a name twice": (twice, packed("a name stands in it twice")),
+    "a name twice": (twice, packed("it holds a name twice")),
     "Python objects": (
         arrays(x_train=lambda: np.array([Evil()] * 12)),
-        "arrays must hold numbers or texts: Python objects are never read. Received: x_train.npy "
+        "arrays must hold numbers or texts. Python objects are never read. Received: x_train.npy "
         "of dtype object in {root}/data.npz. Stack images of one size into uint8.",
     ),
     "ragged images": (
@@ -665,15 +716,15 @@ BAD_ARCHIVES = {
     "zip bomb": (
         members(("x_train.npy", b"\0" * 2**20), compression=zipfile.ZIP_DEFLATED),
         "an .npz must unpack to at most 1 MB. Received: {root}/data.npz, which unpacks to 1 MB. "
-        "Store uint8, smaller images or fewer.",
+        "Store uint8, smaller images, or fewer images.",
     ),
     "a header that promises more": (
         members(("x_train.npy", header((10**9, 10**3, 10**3)) + b"\0" * 100)),
-        packed("x_train.npy is not as long as its shape (1000000000, 1000, 1000) says"),
+        packed("the length of x_train.npy does not fit its shape (1000000000, 1000, 1000)"),
     ),
     "a negative shape": (
         members(("x_train.npy", header((-12, -4, 4)) + b"\0" * 192)),
-        "is not as long as its shape",
+        "the length of x_train.npy does not fit its shape",
     ),
     "a header that is code": (
         members(("x_train.npy", header("__import__('os').mkdir('ran')"))),
@@ -685,7 +736,7 @@ BAD_ARCHIVES = {
     ),
     "another packing": (
         members(("x_train.npy", npy(grey())), compression=zipfile.ZIP_LZMA),
-        packed("it is packed in another way than NumPy does"),
+        packed("its compression is not one that NumPy uses"),
     ),
     "floats up to 255": (
         arrays(x_train=lambda: grey().astype(np.float32)),
@@ -718,15 +769,15 @@ BAD_ARCHIVES = {
     ),
     "a label too few": (
         arrays(x_train=grey, y_train=lambda: np.arange(11)),
-        "must hold one label an image. Received: 11 labels for 12 images",
+        "must hold one label for each image. Received: 11 labels for 12 images",
     ),
     "labels as floats": (
         arrays(x_train=grey, y_train=lambda: np.ones(12)),
-        "y_train must hold a whole number or a text an image",
+        "y_train must hold a whole number or a text for each image",
     ),
     "labels one-hot": (
         arrays(x_train=grey, y_train=lambda: np.eye(12, dtype=int)),
-        "y_train must hold a whole number or a text an image",
+        "y_train must hold a whole number or a text for each image",
     ),
     "labels as objects": (
         arrays(x_train=grey, y_train=lambda: np.array([Evil()] * 12)),
@@ -734,7 +785,7 @@ BAD_ARCHIVES = {
     ),
     "a line break in a label": (
         arrays(x_train=grey, y_train=lambda: np.array(["a", "b\n"] * 6)),
-        "without control characters. Received: 'b\\n'",
+        "control characters or undecodable bytes. Received: 'b\\n'",
     ),
     "test labels without images": (
         arrays(x_train=grey, y_test=lambda: np.arange(12)),
@@ -753,11 +804,13 @@ BAD_ARCHIVES = {
 def test_bad_data_gets_one_sentence(build, sentence, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     if "bomb" in request.node.name and "npz" in request.node.name:
-        monkeypatch.setattr(own_images, "MAX_BYTES", 2**20 - 1)  # a small one explodes as well
+        monkeypatch.setattr(
+            image_folder, "MAX_BYTES", 2**20 - 1
+        )  # so that a small archive exceeds it
     with pytest.raises(checks.InputError) as error:
         image_folder.load(build(tmp_path))
     message = str(error.value)
-    if "{root}" in sentence:  # the whole of it
+    if "{root}" in sentence:  # the whole message
         assert message == sentence.replace("{root}", str(tmp_path))
     assert "{root}" in sentence or sentence in message
     assert "Received: " in message
@@ -780,8 +833,8 @@ def test_an_unlistable_folder_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["folder", "npz"])
 def test_what_would_not_fit_is_refused_before_decoding(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(own_images, "MAX_BYTES", 3000)
-    monkeypatch.setattr(own_images, "_decode", lambda *_: pytest.fail("an image was decoded"))
+    monkeypatch.setattr(image_folder, "MAX_BYTES", 3000)
+    monkeypatch.setattr(image_folder, "_decode", lambda *_: pytest.fail("an image was decoded"))
     if kind == "folder":
         path = folder_of(tmp_path / "data", 30)
         with pytest.raises(checks.InputError, match=r"Received: 30 images of 5 x 7 x 3"):
@@ -797,8 +850,8 @@ def test_sizes_are_compared_before_all_headers_are_read(tmp_path, monkeypatch):
     folder_of(tmp_path, 30)
     read = []
     real = image_folder._header
-    monkeypatch.setattr(own_images, "_header", lambda path: read.append(path) or real(path))
-    monkeypatch.setattr(own_images, "MAX_BYTES", 1000)
+    monkeypatch.setattr(image_folder, "_header", lambda path: read.append(path) or real(path))
+    monkeypatch.setattr(image_folder, "MAX_BYTES", 1000)
     with pytest.raises(checks.InputError, match="must fit into"):
         image_folder.load(tmp_path)
     assert len(read) == 1
