@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import small_vae
+from tests.conftest import needs_muon, small_vae
 from vae_keras import ELBO, VAE, ContinuousBernoulli, MLPDecoder, MLPEncoder, data
 from vae_keras.noise import Stream
 from vae_keras.trainer.inputs import Arrays
@@ -492,3 +492,60 @@ def test_a_model_that_saw_no_images_says_so():
     encoder = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(4)])
     with pytest.raises(checks.InputError, match="needs to know the shape of the images"):
         VAE(encoder, MLPDecoder((6, 6, 1))).sample(1)
+
+
+def test_a_decoder_whose_output_looks_like_probabilities_is_warned_of(digits):
+    class Squashed(keras.layers.Layer):
+        """A decoder whose sigmoid no attribute shows."""
+
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(36)
+
+        def call(self, latents):
+            return keras.ops.reshape(keras.ops.sigmoid(self.dense(latents)), (-1, 6, 6, 1))
+
+    vae = small_vae(decoder=Squashed())
+    with pytest.warns(UserWarning, match="The decoder must return logits"):
+        vae.fit(digits, batch_size=20, verbose=0)
+
+
+def test_an_encoder_with_two_outputs_says_what_the_second_is(digits):
+    def build(scale_parameter):
+        images = keras.Input((6, 6, 1))
+        h = keras.layers.Flatten()(images)
+        encoder = keras.Model(images, [keras.layers.Dense(3)(h), keras.layers.Dense(3)(h)])
+        return small_vae(encoder=encoder, scale_parameter=scale_parameter)
+
+    with pytest.raises(checks.InputError, match="scale_parameter to say what the second is"):
+        build(None)
+    for name, scale in (
+        ("log_variance", lambda second: np.exp(0.5 * second)),
+        ("raw", lambda second: np.log1p(np.exp(second)) + 1e-4),
+        ("scale", lambda second: second),
+    ):
+        vae = build(name)
+        loc, second = (np.asarray(part) for part in vae.encoder(vae.pixels(digits)))
+        posterior = vae.encode(digits)
+        np.testing.assert_allclose(posterior.loc, loc, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(posterior.scale, scale(second), rtol=1e-5, atol=1e-6)
+        assert VAE.from_config(vae.get_config()).scale_parameter == name
+
+
+def test_a_part_is_fixed_once_the_model_is_built(vae):
+    with pytest.raises(checks.InputError, match="The decoder of a model is fixed"):
+        vae.decoder = MLPDecoder((6, 6, 1))
+
+
+@needs_muon
+def test_old_files_load_and_train_on(digits, tmp_path):
+    """A file that version 0.1.0 wrote holds weights, configuration and optimizer."""
+    folder = Path(__file__).parent / "old_files"
+    for name in ("mlp_adam", "conv_muon"):
+        model = keras.saving.load_model(folder / f"{name}.keras")
+        with np.load(folder / f"{name}.npz") as expected:
+            np.testing.assert_allclose(model.sample(3), expected["sample"], rtol=1e-5, atol=1e-6)
+        model.fit(digits, batch_size=20, epochs=1, verbose=0)
+        with np.load(folder / f"{name}_next.npz") as expected:
+            for weight, file in zip(model.get_weights(), expected.files, strict=True):
+                np.testing.assert_allclose(weight, expected[file], rtol=1e-4, atol=1e-5)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from vae_keras import data, distributions
+from vae_keras import data, distributions, noise
 from vae_keras.trainer import graph_checks
 from vae_keras.utils import checks
 
@@ -286,26 +287,30 @@ def dataset_shape(spec: tf.TensorSpec, image_shape: tuple[int, ...] | None) -> t
             "A dataset must yield batches of images, uint8 or float, or (images, ...). "
             f"Received: dtype {spec.dtype.name}. Map it to that."
         )
-    remedy = "Set it with dataset.map(lambda x: tf.ensure_shape(x, (None, 28, 28, 1)))"
-    if spec.shape.rank is None:
-        raise checks.InputError(
-            "A dataset must state the shape of its images. Received: an unknown shape. "
-            f"{remedy}, with your sizes."
-        )
-    checks.batch_shape(spec.shape, image_shape)
-    if image_shape is not None:
+    rank = spec.shape.rank
+    if rank is not None:
+        checks.batch_shape(spec.shape, image_shape)
+    if image_shape is not None:  # an unknown shape is checked batch by batch
         return image_shape
-    shape = tuple(spec.shape[1:]) if spec.shape.rank == 4 else (*spec.shape[1:], 1)
+    shape: tuple[Any, ...] = (None,)
+    if rank is not None:
+        shape = tuple(spec.shape[1:]) + (1,) * (rank == 3)
     if any(size is None for size in shape):
         raise checks.InputError(
             "A dataset must state the shape of its images where the model does not. "
-            f"Received: shape {spec.shape}. {remedy}, with your sizes."
+            f"Received: shape {spec.shape}. Set it with your sizes: "
+            "dataset.map(lambda x: tf.ensure_shape(x, (None, 28, 28, 1)))."
         )
     return shape
 
 
-def image_tensor(images: Any) -> tf.Tensor:
+def image_tensor(images: Any, image_shape: tuple[int, ...] | None = None) -> tf.Tensor:
     """Returns a batch with or without a channel axis as [N, H, W, C], uint8 or float32.
+
+    Args:
+        images: the batch.
+        image_shape: the model's (H, W, C), which a batch of unknown shape is checked against, or
+            None for a model that is not built. Default None.
 
     Raises:
         checks.InputError: for several parts, or another rank.
@@ -316,6 +321,14 @@ def image_tensor(images: Any) -> tf.Tensor:
             f"Received: a {type(images).__name__}. Pass the images only."
         )
     images = tf.convert_to_tensor(images)
+    if images.shape.rank is None and image_shape is not None:
+        # Keras forgets the rank once it has seen batches with and without a channel axis.
+        height_width = tf.concat([tf.shape(images), [-1, -1]], axis=0)[1:3]
+        fits = tf.reduce_all(height_width == image_shape[:2])
+        fits &= tf.size(images) == tf.shape(images)[0] * math.prod(image_shape)
+        images = tf.reshape(
+            graph_checks.guard(images, fits, _shape_rule(image_shape)), [-1, *image_shape]
+        )
     if images.shape.rank == 3:
         images = images[..., tf.newaxis]
     if images.shape.rank != 4:
@@ -347,11 +360,8 @@ def checked(images: tf.Tensor, image_shape: tuple[int, ...]) -> tf.Tensor:
     checks.batch_shape(images.shape, image_shape)
     if not images.shape[1:].is_fully_defined():
         sizes = tf.shape(images)[1:]
-        rule = (
-            f"A dataset must hold images of shape {image_shape}, the model's. "
-            "Received: another shape in a batch. Resize them in the pipeline."
-        )
-        images = graph_checks.guard(images, tf.reduce_all(sizes == image_shape), rule)
+        fits = tf.reduce_all(sizes == image_shape)
+        images = graph_checks.guard(images, fits, _shape_rule(image_shape))
         images = tf.ensure_shape(images, (None, *image_shape))
     if images.dtype == tf.uint8:
         return images
@@ -360,8 +370,25 @@ def checked(images: tf.Tensor, image_shape: tuple[int, ...]) -> tf.Tensor:
     return graph_checks.guard(images, inside, _PIXEL_RULE)
 
 
-def logits_look_like_probabilities(logits: tf.Tensor) -> bool:
-    """Whether all values of a decoder's output lie in [0, 1], which logits hardly ever do."""
-    return math.isfinite(float(tf.reduce_sum(logits))) and bool(
-        tf.reduce_all((logits >= 0.0) & (logits <= 1.0))
+def _shape_rule(image_shape: tuple[int, ...]) -> str:
+    return (
+        "A dataset must yield images [N, H, W] or [N, H, W, C] of the model's shape "
+        f"{image_shape}. Received: another shape in a batch. Resize the images in the pipeline."
     )
+
+
+def warn_of_probabilities(decoder: keras.layers.Layer, latent_dim: int) -> None:
+    """Warns when a decoder returns values in [0, 1] only, which logits hardly ever are.
+
+    Args:
+        decoder: latents to logits.
+        latent_dim: number of latent dimensions.
+    """
+    latents = noise.normal(0, noise.Stream.PRIOR, rows=8, size=latent_dim)
+    logits = tf.cast(decoder(latents, training=False), tf.float32)
+    if bool(tf.reduce_all((logits >= 0.0) & (logits <= 1.0)) & tf.reduce_any(logits > 0.0)):
+        warnings.warn(
+            "The decoder must return logits, of any sign and size. Received: values that all lie "
+            "in [0, 1], as probabilities do. Remove its last sigmoid.",
+            stacklevel=4,
+        )

@@ -375,6 +375,11 @@ class VAE(ArrayMethods, Trainer):
         if not self.built:
             self.build((None, *shape))
 
+    def check_parts(self) -> None:
+        """Warns of a decoder that returns probabilities instead of logits."""
+        if not type(self.decoder).__module__.startswith("vae_keras."):
+            assembly.warn_of_probabilities(self.decoder, self.latent_dim)
+
     def check_support(self, examples: np.ndarray) -> None:
         """Refuses black and white images under a likelihood of grey ones: it has no upper bound."""
         if self.likelihood.support != "binary":
@@ -382,7 +387,7 @@ class VAE(ArrayMethods, Trainer):
 
     def standardize(self, x: Any) -> tf.Tensor:
         """Returns a batch as images [N, H, W, C], uint8 or float32, checked inside the graph."""
-        images = assembly.image_tensor(x)
+        images = assembly.image_tensor(x, self.image_shape if self.built else None)
         if not self.built:
             self.build((None, *images.shape[1:]))
         return assembly.checked(images, self.image_shape)

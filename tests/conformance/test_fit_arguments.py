@@ -28,21 +28,31 @@ EVERY_OPTIMIZER = (
 )
 
 
-_SHARED: list[Any] = []
+class _Shared:
+    """A compiled model, and what it needs to be as good as new for each test."""
+
+    def __init__(self) -> None:
+        self.vae, self.objective = fresh(), ELBO()
+        self.vae.optimizer.build(self.vae.trainable_variables)
+        self.variables = [*self.vae.variables, *self.vae.optimizer.variables]
+        self.values = [np.array(variable) for variable in self.variables]
+
+    def renewed(self) -> VAE:
+        for variable, value in zip(self.variables, self.values, strict=True):
+            variable.assign(value)
+        # The same objective each time: another one would be traced anew.
+        self.vae.seed, self.vae.binarization, self.vae.objective = 0, "dynamic", self.objective
+        return self.vae
+
+
+_SHARED: list[_Shared] = []
 
 
 def shared() -> VAE:
     """A compiled model as good as new, which is traced once for all tests that use it."""
     if not _SHARED:
-        vae = fresh()
-        vae.optimizer.build(vae.trainable_variables)
-        variables = [*vae.variables, *vae.optimizer.variables]
-        _SHARED.extend([vae, variables, [np.array(v) for v in variables]])
-    vae, variables, values = _SHARED
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
-    vae.seed, vae.binarization, vae.objective = 0, "dynamic", ELBO()
-    return vae
+        _SHARED.append(_Shared())
+    return _SHARED[0].renewed()
 
 
 def fresh(network: str = "mlp", optimizer: Any = None, jit: Any = False, **arguments: Any) -> VAE:
@@ -610,6 +620,32 @@ def test_a_setting_that_a_callback_changes_acts_from_the_next_step_on(action):
         np.testing.assert_allclose(history[name], want[name], rtol=2e-5, err_msg=name)
     if action is _beta:
         np.testing.assert_allclose(history["kl_weight"], [0.5, 5.5, 10.5], rtol=1e-6)
+
+
+@keras.saving.register_keras_serializable(package="conformance")
+class ListedELBO(ELBO):
+    """A user's objective whose setting is in a list."""
+
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.factors = [1.0]
+
+    def __call__(self, x, posterior, prior, decode, noise, step=None):
+        objective, terms = super().__call__(x, posterior, prior, decode, noise, step)
+        return objective - self.factors[0] * terms.kl, terms
+
+
+def test_a_setting_of_a_user_s_objective_acts_from_the_next_step_on():
+    class Changes(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            vae = getattr(self.model, "vae", self.model)
+            vae.objective.factors = [5.0 * epoch]
+
+    vae, plain = shared(), loop(objective=ListedELBO())
+    vae.objective = ListedELBO()
+    vae.fit(X, batch_size=8, epochs=2, shuffle=False, callbacks=[Changes()], verbose=0)
+    plain.fit(ordered(), 2, callbacks=[Changes()])
+    assert_same_weights(vae, plain)
 
 
 def test_a_beta_that_changes_with_every_batch():

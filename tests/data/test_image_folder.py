@@ -230,7 +230,7 @@ def test_transparency_is_put_on_white(tmp_path, mode):
     assert read[0, 1].max() <= 30
     assert (
         image_folder.load(tmp_path).notes[0]
-        == "10 images have transparent pixels, which became white."
+        == "Images with transparent pixels, which became white: 10."
     )
 
 
@@ -266,7 +266,7 @@ def test_grey_among_colour_is_read_as_colour_and_said(tmp_path):
     dataset = image_folder.load(tmp_path)
     assert dataset.images.x_train.shape[1:] == (5, 7, 3)
     assert np.repeat(grey[..., np.newaxis], 3, axis=-1).tobytes() in as_set(everything(dataset))
-    assert dataset.notes == ("1 images are grey and were read as colour, as the others are.",)
+    assert dataset.notes == ("Grey images that were read as colour, like the others: 1.",)
 
 
 # ------------------------------------------------------------------------------------- scaling

@@ -28,7 +28,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 
 from tests.export import stand_in_server
 from vae_keras import VAE, export
-from vae_keras.export.saved_model import LARGEST_BATCH
+from vae_keras.export.saved_model import GOLDEN_FILE, LARGEST_BATCH
 
 SERVING = Path(__file__).resolve().parents[2] / "serving"
 MODEL = "mlp_mnist"
@@ -374,7 +374,7 @@ def test_rest_gives_the_python_models_bits_in_both_forms(server, vae, rows):
 
 @marked
 def test_the_golden_requests_get_the_golden_responses(server, base):
-    for case in json.loads((base / "1" / export.GOLDEN_FILE).read_text()):
+    for case in json.loads((base / "1" / GOLDEN_FILE).read_text()):
         answer = rest_client.post(server.url, case["request"], timeout=10)
         recorded = case["response"]["outputs"]
         if not isinstance(recorded, dict):

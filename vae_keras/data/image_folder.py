@@ -347,12 +347,12 @@ def _decode_all(
     if size is not None and any((h.height, h.width) != size for h in headers):
         notes.append(f"Scaled to {height} x {width} and cropped around the middle.")
     if transparent := sum(header.transparent for header in headers):
-        notes.append(f"{transparent:,} images have transparent pixels, which became white.")
+        notes.append(f"Images with transparent pixels, which became white: {transparent:,}.")
     if colour and (x == x[..., :1]).all():
         x = np.ascontiguousarray(x[..., :1])
         notes.append("All images are stored in colour but are grey, so they were read as grey.")
     elif colour and (grey := sum(not header.colour for header in headers)):
-        notes.append(f"{grey:,} images are grey and were read as colour, as the others are.")
+        notes.append(f"Grey images that were read as colour, like the others: {grey:,}.")
     return x, notes
 
 

@@ -186,9 +186,7 @@ def elbo_curve(
     axes = figure.subplots()
     if len(reference):
         epochs = range(len(reference))
-        axes.plot(
-            epochs, reference, "s--", label="reference", color=_SECOND, markersize=3, lw=1
-        )
+        axes.plot(epochs, reference, "s--", label="reference", color=_SECOND, markersize=3, lw=1)
     axes.plot(range(len(elbo)), elbo, "o-", color=_ACCENT, markersize=3, label="training")
     if len(val_elbo):
         axes.plot(range(len(val_elbo)), val_elbo, "-", color=_DARK, lw=1, label="validation")

@@ -221,7 +221,9 @@ def _culprit(model: Any, message: str) -> str:
     node = re.search(r"\{\{node ([^}]*)\}\}", message)
     path = node[1] if node else ""
     names = {layer.name for part in model.parts for layer in layers_of(part)}
-    found = [name for name in path.split("/") if name in names]
+    # TensorFlow numbers a name that it has seen before.
+    scopes = [re.sub(r"_\d+$", "", scope) for scope in path.split("/")]
+    found = [name for scope in (path.split("/"), scopes) for name in scope if name in names]
     layer = f"layer {found[-1]!r}" if found else path or "an operation without a name"
     return layer + (f", whose operation {operation[1]} XLA lacks" if operation else "")
 

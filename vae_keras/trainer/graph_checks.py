@@ -42,4 +42,4 @@ def as_input_errors() -> Iterator[None]:
         found = re.search(f"{_START}(.*?){_END}", str(error), re.DOTALL)
         if found is None:
             raise
-        raise checks.InputError(found[1]) from error
+        raise checks.InputError(found[1].replace("\\'", "'")) from error  # TensorFlow escapes it

@@ -231,10 +231,25 @@ def check_pipeline(
 
 
 def batches_of(dataset: Any) -> Any:
-    """Returns a dataset, or a generator whose batches are tuples, as Keras wants them."""
+    """Returns a dataset, or a generator whose batches are tuples, as Keras wants them.
+
+    Raises:
+        checks.InputError: while iterating, for weights that are no numbers.
+    """
+
+    def as_tuple(batch: Any) -> tuple[Any, ...]:
+        batch = batch if isinstance(batch, tuple) else (batch,)
+        weights = np.asarray(batch[2]) if len(batch) == 3 and batch[2] is not None else None
+        if weights is not None and weights.dtype.kind not in "buif":
+            raise checks.InputError(
+                "sample_weight must hold one number for each example. "
+                f"Received: dtype {weights.dtype} in a batch. Weigh every example once."
+            )
+        return batch
+
     if not isinstance(dataset, GeneratorType):
         return dataset
-    return (batch if isinstance(batch, tuple) else (batch,) for batch in dataset)
+    return (as_tuple(batch) for batch in dataset)  # Keras takes no other kind of iterator
 
 
 def no_batch() -> checks.InputError:
@@ -252,7 +267,7 @@ def examples_spec(dataset: Any) -> tf.TensorSpec | None:
         checks.InputError: for elements with examples in several parts.
     """
     spec = getattr(dataset, "element_spec", None)
-    if isinstance(spec, tuple) and not hasattr(spec, "_fields") and spec:
+    if isinstance(spec, tuple) and not hasattr(spec, "_fields") and 1 <= len(spec) <= 3:
         spec = spec[0]
     if spec is None or isinstance(spec, tf.TensorSpec):
         return spec

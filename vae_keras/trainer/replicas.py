@@ -137,7 +137,8 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
         total = context.all_reduce("sum", mine)
         stops, values, weight, gradient = tf.split(total, [1, num_values, 1, -1])
         gradients = _unflatten(gradient, model.trainable_variables) if training else []
-        totals = step.descend(model, step.Sums(values, weight[0]), gradients, training)
+        with tf.control_dependencies([total]):  # a refused batch changes nothing
+            totals = step.descend(model, step.Sums(values, weight[0]), gradients, training)
         return stops[0], totals, share.batch
 
     def global_step(iterator: Any, wants_stop: tf.Tensor) -> tuple[dict[str, Any], tf.Tensor]:

@@ -200,11 +200,15 @@ class StepModel(keras.Model):
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """The means of the terms, the loss and the settings, and a subclass's own metrics."""
-        logged = (*self.term_names, "loss", *self.setting_names)
-        ours = [self._trackers[name] for name in logged]
+        ours = [self._trackers[name] for name in self.metrics_of_steps]
         others = [metric for metric in super().metrics if metric is not self._loss_tracker]
         known = {id(metric) for metric in self._trackers.values()}
         return ours + [metric for metric in others if id(metric) not in known]
+
+    @property
+    def metrics_of_steps(self) -> tuple[str, ...]:
+        """The names of what a step measures: the terms, the loss and the settings."""
+        return (*self.term_names, "loss", *self.setting_names)
 
     def reset_metrics(self) -> None:
         """Sets the means and the place in the data of the next row back to the start."""
@@ -237,9 +241,21 @@ class StepModel(keras.Model):
             The logs, scalars by name. The noise is keyed by (seed, step, row).
         """
         examples, weights = self.unpack(batch)
-        draws = self.draws(tf.shape(examples)[0], self.train_counter, 0, training=True)
-        self.track(self._kernel("one_step")(examples, weights, draws, training=True))
-        return self.get_metrics_result()
+        # The optimizer's counter and its weight decay do not read the batch. Without the control
+        # dependency they would not wait for its checks.
+        with tf.control_dependencies([examples, weights]):
+            draws = self.draws(tf.shape(examples)[0], self.train_counter, 0, training=True)
+
+            def take() -> tf.Tensor:
+                return self._kernel("one_step")(examples, weights, draws, training=True)
+
+            if keras.utils.unpack_x_y_sample_weight(batch)[2] is None:
+                totals = take()
+            else:  # a batch without any weight takes no step
+                nothing = tf.zeros(len(self.metrics_of_steps) + 2, tf.float64)
+                totals = tf.cond(tf.reduce_sum(weights) > 0.0, take, lambda: nothing)
+            self.track(totals)
+            return self.get_metrics_result()
 
     def test_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Measures one batch; arguments and result as in `train_step`.
@@ -247,11 +263,12 @@ class StepModel(keras.Model):
         The noise is keyed by (seed, row), with the row's place in the whole data.
         """
         examples, weights = self.unpack(batch)
-        rows = tf.shape(examples)[0]
-        draws = self.draws(rows, 0, self.test_row, training=False)
-        self.advance_test_row(rows)
-        self.track(self._kernel("one_step")(examples, weights, draws, training=False))
-        return self.get_metrics_result()
+        with tf.control_dependencies([examples, weights]):
+            rows = tf.shape(examples)[0]
+            draws = self.draws(rows, 0, self.test_row, training=False)
+            self.advance_test_row(rows)
+            self.track(self._kernel("one_step")(examples, weights, draws, training=False))
+            return self.get_metrics_result()
 
     def predict_step(self, batch: Any) -> tf.Tensor:
         """Calls the model on one batch."""
@@ -293,7 +310,7 @@ class StepModel(keras.Model):
         fault, weight = tf.cast(totals[-1], tf.int64), totals[-2]
         now = tf.stack([fault, tf.cast(self.train_counter, tf.int64)])
         self._fault.assign(tf.where(tf.equal(self._fault[0], 0), now, self._fault))
-        for index, name in enumerate((*self.term_names, "loss", *self.setting_names)):
+        for index, name in enumerate(self.metrics_of_steps):
             mean = tf.math.divide_no_nan(totals[index], weight)
             self._trackers[name].update_state(mean, weight)
 
@@ -311,12 +328,16 @@ class StepModel(keras.Model):
         rows = tf.shape(examples)[0]
         if weights is None:
             return examples, tf.ones(rows)
-        weights = tf.cast(tf.convert_to_tensor(weights), tf.float32)
-        if weights.shape.rank not in (None, 1) and weights.shape[1:] != [1]:
+        weights = tf.convert_to_tensor(weights)
+        is_number = weights.dtype.is_floating or weights.dtype.is_integer or weights.dtype.is_bool
+        is_flat = weights.shape.rank in (None, 1) or weights.shape[1:] == [1]
+        if not (is_number and is_flat):
             raise checks.InputError(
-                "sample_weight must hold one number for each example. "
-                f"Received: shape {weights.shape} in a batch. Weigh every example once."
+                "sample_weight must hold one number for each example. Received: dtype "
+                f"{weights.dtype.name}, shape {weights.shape} in a batch. "
+                "Weigh every example once."
             )
+        weights = tf.cast(weights, tf.float32)
         weights = graph_checks.guard(
             tf.reshape(weights, [-1]),
             tf.equal(tf.size(weights), rows),

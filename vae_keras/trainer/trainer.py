@@ -9,6 +9,7 @@ data has. It knows nothing of latents or pixels beyond what a subclass tells it:
 | `term_names`, `setting_names` | what is logged beside `loss` |
 | `parts` | the networks and functions that a step runs through |
 | `as_examples(x)` | an array of examples, checked, or an `InputError` |
+| `check_parts()` | a warning of parts that cannot be right |
 | `check_spec(spec)`, `check_support(examples)` | data that cannot be right, an `InputError` |
 | `standardize(x)` | a batch of a dataset as examples, checked inside the graph |
 | `draws(rows, step, row, training)` | the random numbers of some rows, a pure function |
@@ -107,6 +108,8 @@ class Trainer(StepModel):
         self._require_compiled("fit")
         checks.whole_number("initial_epoch", initial_epoch, 0)
         checks.whole_number("epochs", epochs, 1)
+        if validation_batch_size is not None:
+            checks.whole_number("validation_batch_size", validation_batch_size, 1)
         if class_weight is not None:
             raise checks.InputError(
                 "class_weight needs a loss of labels, which this model does not have. "
@@ -132,9 +135,13 @@ class Trainer(StepModel):
             data, validation = data.split(validation_split, validation_batch_size)
         if isinstance(data, inputs.Arrays):
             self.check_support(data.examples)
+        if self.built:
+            self.check_parts()
         clock = _Clock(self._epoch)
         callbacks = _with_clock(callbacks, clock)
         counts = {"steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
+        if isinstance(data, inputs.Arrays) and data.weights is not None and not data.weights.all():
+            counts["a sample_weight of 0"] = 0  # a batch may have no weight, and takes no step
         with self._calls_of(data, validation, callbacks, counts) as stack:
             made = self._dataset(data, stack, shuffle)
             endless = stack > 1 or self.strategy is not None
@@ -336,6 +343,10 @@ class Trainer(StepModel):
 
     def check_spec(self, spec: tf.TensorSpec) -> None:
         """Refuses a dataset whose examples cannot be right, and builds the model for the others."""
+        raise NotImplementedError
+
+    def check_parts(self) -> None:
+        """Warns of parts that cannot be right, before training."""
         raise NotImplementedError
 
     def check_support(self, examples: np.ndarray) -> None:
