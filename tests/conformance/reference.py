@@ -146,6 +146,8 @@ class Loop:
         return results, tape.gradient(scaled, self.variables_to_train)
 
     def train(self, batch: Batch, means: Means) -> None:
+        if batch.weights.sum() == 0.0:
+            return  # a batch without weight has no loss, and takes no step
         step = self.optimizer.iterations
         pixels, normal = self.draws(batch, TRAIN, step=self.batches_trained, row=0)
         logged = self.kl_weight(step) if getattr(self.vae.objective, "weighs_kl", False) else None

@@ -20,6 +20,7 @@ from tests.conformance import configurations as table
 
 X, W = table.discs(45), table.some_weights(45)
 HELD = table.discs(21, seed=2)
+ONE_BATCH_OF_0 = np.where((np.arange(45) // 8) == 1, 0.0, 1.0).astype(np.float32)
 
 
 def dataset(*columns):
@@ -34,6 +35,16 @@ CASES = {
         "mlp",
         "global_clipnorm",
         lambda: {"x": X, "y": np.zeros(45), "sample_weight": W, "batch_size": 8},
+    ),
+    "no-weight": (
+        "mlp",
+        "sgd",
+        lambda: {"x": X, "sample_weight": ONE_BATCH_OF_0, "batch_size": 8, "shuffle": False},
+    ),
+    "no-weight-dataset": (
+        "mlp",
+        "sgd",
+        lambda: {"x": dataset(X, np.zeros(45), ONE_BATCH_OF_0)},
     ),
     "dataset": (
         "mlp",

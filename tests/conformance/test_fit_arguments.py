@@ -360,7 +360,7 @@ def test_weights_of_either_shape_weigh_alike(way, shape):
 
 @pytest.mark.parametrize("way", ["arrays", "dataset"])
 def test_one_batch_of_weights_0_among_others_moves_nothing(way):
-    """A batch may happen to hold only rows of weight 0: its loss is 0, not NaN."""
+    """A batch may happen to hold only rows of weight 0: it takes no step."""
     weights = np.ones(45, np.float32)
     weights[8:16] = 0.0
     vae, plain = shared(), loop()

@@ -1,4 +1,4 @@
-"""What is accepted, and the sentence for what is not."""
+"""The values that each check accepts, and the one line that it refuses others with."""
 
 import importlib.util
 
@@ -18,7 +18,7 @@ def with_pixel(value, dtype=np.float32) -> np.ndarray:
 
 
 def refused(check, *arguments) -> str:
-    """The one line that a check answers with."""
+    """Returns the one line that a check refuses its arguments with."""
     with pytest.raises(InputError) as caught:
         check(*arguments)
     message = str(caught.value)
@@ -87,7 +87,7 @@ def test_whole_numbers_come_back_as_int(value):
 @pytest.mark.parametrize(
     "value", [True, np.True_, 2.0, np.float32(2), "2", None, [2], np.array([2])]
 )
-def test_what_is_no_whole_number_is_refused(value):
+def test_a_value_that_is_not_a_whole_number_is_refused(value):
     message = refused(checks.whole_number, "steps", value, 1)
     assert message == f"steps must be a whole number >= 1. Received: {value!r}."
 
@@ -123,7 +123,7 @@ def test_numbers_that_are_not_positive_and_finite_are_refused(value):
 
 
 @pytest.mark.parametrize("value", [True, "1", None, [1.0]])
-def test_what_is_no_number_is_refused(value):
+def test_a_value_that_is_not_a_number_is_refused(value):
     message = refused(checks.positive, "rate", value)
     assert message == f"rate must be a finite number above 0. Received: {value!r}."
 
@@ -221,17 +221,18 @@ def test_the_callers_array_is_left_alone():
         (
             np.zeros((4, 3)),
             "x must have shape [N, H, W] or [N, H, W, C]. Received: shape (4, 3). "
-            "Add the missing axis, also for a single image.",
+            "Reshape flat rows of pixels to images, such as x.reshape(-1, 28, 28, 1), "
+            "or give a single image a batch axis, x[np.newaxis].",
         ),
         (
             0.5,
             "x must have shape [N, H, W] or [N, H, W, C]. Received: shape (). "
-            "Add the missing axis, also for a single image.",
+            "Reshape the array to one of these.",
         ),
         (
             np.zeros((1, 2, 4, 3, 1)),
             "x must have shape [N, H, W] or [N, H, W, C]. Received: shape (1, 2, 4, 3, 1). "
-            "Add the missing axis, also for a single image.",
+            "Reshape the array to one of these.",
         ),
         (
             np.zeros((0, 4, 3, 1)),
@@ -242,9 +243,14 @@ def test_the_callers_array_is_left_alone():
             "x must hold at least one image. Received: shape (0, 4, 3, 1). Pass some images.",
         ),
         (
-            np.zeros((2, 1, 4, 3)[::-1]),
-            "x must have 1 or 3 channels, last. Received: shape (3, 4, 1, 2). "
-            "Move the channels last, or convert to grey or RGB.",
+            np.zeros((3, 4, 1, 2)),
+            "x must have 1 or 3 channels on the last axis. Received: shape (3, 4, 1, 2). "
+            "Convert them to grey or RGB.",
+        ),
+        (
+            np.zeros((2, 3, 8, 6)),
+            "x must have 1 or 3 channels on the last axis. Received: shape (2, 3, 8, 6). "
+            "np.moveaxis(x, 1, -1) moves the channels last and gives images of (8, 6, 3).",
         ),
         (
             with_pixel(256, np.int32),
@@ -295,9 +301,51 @@ def test_images_of_the_models_shape_pass():
 
 def test_images_of_another_shape_than_the_models_are_refused():
     assert refused(checks.images, IMAGE, "x", (3, 4, 1)) == (
-        "x must hold images of shape (3, 4, 1), the model's. Received: (4, 3, 1). "
+        "x must hold images of the model's shape (3, 4, 1). Received: (4, 3, 1). "
         "Resize them, or build a model for that shape."
     )
+
+
+@pytest.mark.parametrize("shape", [(None, 3, 4), (7, 3, 4, 1), (None, None, 4, None)])
+def test_batches_of_the_models_shape_pass(shape):
+    checks.batch_shape(shape, (3, 4, 1))
+    checks.batch_shape(shape, None)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            (3, 4),
+            "a dataset must yield batches [N, H, W] or [N, H, W, C]. Received: shape (3, 4). "
+            "Batch it, or add the missing axis.",
+        ),
+        (
+            (None, 3, 4, 1),
+            "the dataset must hold images of the model's shape (4, 5, 3). Received: (3, 4, 1). "
+            "Resize them in the pipeline.",
+        ),
+        (
+            (None, 3, 4, 5),
+            "the dataset must hold images of the model's shape (4, 5, 3). Received: (3, 4, 5). "
+            "Move the channels last: tf.transpose(images, [0, 2, 3, 1]).",
+        ),
+    ],
+)
+def test_batches_of_another_shape_are_refused(shape, message):
+    assert refused(checks.batch_shape, shape, (4, 5, 3)) == message
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_images_with_one_grey_pixel_are_not_only_binary(dtype):
+    images = np.zeros((3, 4, 3, 1), dtype)
+    images[0] = 255 if dtype == np.uint8 else 1
+    assert refused(checks.not_only_binary, images) == (
+        "a likelihood on [0, 1] needs pixels between black and white. Received: pixels that are "
+        "all 0 or 1. Pass the grey images without binarization, or use Bernoulli()."
+    )
+    images[2, 1, 1, 0] = 7 if dtype == np.uint8 else 0.1
+    checks.not_only_binary(images)
 
 
 # -------------------------------------------------------------------------- weights, latents
@@ -321,25 +369,25 @@ def test_float32_weights_and_latents_are_not_copied():
     [
         (
             [1, 1],
-            "sample_weight must hold one number an image. Received: shape (2,) for 3 images.",
+            "sample_weight must hold one number for each image. Received: shape (2,) for 3 images.",
         ),
         (
             np.ones((3, 1)),
-            "sample_weight must hold one number an image. Received: shape (3, 1) for 3 images.",
+            "sample_weight must hold one number for each image. Received: shape (3, 1) for 3 images.",
         ),
         (
             [0, 0, 0],
-            "sample_weight must be finite, >= 0 and somewhere above 0. "
+            "sample_weight must be finite and >= 0, and at least one weight must be above 0. "
             "Received: values from 0.0 to 0.0.",
         ),
         (
             [1, -2, 1],
-            "sample_weight must be finite, >= 0 and somewhere above 0. "
+            "sample_weight must be finite and >= 0, and at least one weight must be above 0. "
             "Received: values from -2.0 to 1.0.",
         ),
         (
             [1, np.nan, 1],
-            "sample_weight must be finite, >= 0 and somewhere above 0. "
+            "sample_weight must be finite and >= 0, and at least one weight must be above 0. "
             "Received: values from nan to nan.",
         ),
     ],
@@ -351,7 +399,7 @@ def test_weights_that_cannot_be_right_are_refused(weight, message):
 @pytest.mark.parametrize("weight", [["a", "b", "c"], [[1], [1, 2], [1]]])
 def test_weights_that_are_no_numbers_are_refused(weight):
     assert refused(checks.sample_weight, weight, 3).startswith(
-        "sample_weight must hold one number an image. Received: "
+        "sample_weight must hold one number for each image. Received: "
     )
 
 

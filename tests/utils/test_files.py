@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files, and their hashes."""
 
 import errno
 import json
@@ -30,7 +30,7 @@ def test_a_file_is_replaced_by_what_was_written(old_file):
     with files.atomic_write(old_file) as file:
         file.write(b"new, ")
         file.write(b"whole")
-        assert old_file.read_bytes() == b"old"  # until the end
+        assert old_file.read_bytes() == b"old"  # until the block ends
     assert old_file.read_bytes() == b"new, whole"
     assert names_in(old_file.parent) == ["numbers.csv"]
 
@@ -62,7 +62,7 @@ def test_a_failing_system_call_leaves_the_old_file_and_nothing_else(old_file, mo
     assert names_in(old_file.parent) == ["numbers.csv"]
 
 
-def test_a_new_file_that_fails_is_not_there(tmp_path, monkeypatch):
+def test_a_new_file_that_fails_does_not_exist(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(OSError, match="No space left"):
         files.write_text(tmp_path / "new.txt", "text")
@@ -95,7 +95,7 @@ def test_permissions_follow_the_umask(tmp_path, umask):
 
 
 def test_the_umask_is_not_changed_even_for_a_moment(tmp_path, monkeypatch):
-    # It belongs to the whole process: another thread's files would be open to everyone.
+    # The umask belongs to the whole process, so another thread's files could become readable.
     changes = []
     real = os.umask
     monkeypatch.setattr(os, "umask", lambda mask: changes.append(mask) or real(mask))
@@ -138,7 +138,7 @@ def test_json_reads_back_and_ends_its_last_line(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_json_refuses_what_json_cannot_hold(old_file, value):
+def test_json_refuses_nan_and_infinity(old_file, value):
     with pytest.raises(ValueError, match="JSON compliant"):
         files.write_json(old_file, {"elbo": value})
     assert old_file.read_bytes() == b"old"

@@ -1,4 +1,4 @@
-"""A model file of a stranger runs nothing: not on the command line, not as a preset."""
+"""A model file from a stranger runs no code, on the command line and as a preset."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from vae_keras.zoo import presets
 
 @pytest.fixture
 def malicious(tmp_path):
-    """A VAE whose decoder ends in a Lambda that leaves a trace where it runs."""
+    """A saved VAE whose decoder ends in a Lambda that creates a file when it runs."""
     trace = tmp_path / "it ran"
     name = str(trace)
     run = keras.layers.Lambda(lambda x: [open(name, "w").close(), x][1])
@@ -28,8 +28,8 @@ def malicious(tmp_path):
     return path, trace
 
 
-def test_the_trap_is_one(malicious):
-    """Without the look at the file, and unsafely, the code in it runs."""
+def test_keras_would_run_the_code(malicious):
+    """Unsafe loading without our check runs the Lambda, so the other tests prove something."""
     path, trace = malicious
     keras.saving.load_model(path, safe_mode=False)
     assert trace.exists()
@@ -50,7 +50,7 @@ def test_a_preset_that_was_replaced_by_it_is_refused(malicious, tmp_path, monkey
     zoo = tmp_path / "zoo"
     shutil.copytree(presets.folder() / "mlp_mnist", zoo / "mlp_mnist")
     shutil.copy(path, zoo / "mlp_mnist" / "model.keras")
-    if trusted:  # somebody who wrote the metadata, too
+    if trusted:  # the metadata were replaced, too
         metrics = presets.load_metrics("mlp_mnist")
         metrics["provenance"]["weights_sha256"] = files.sha256(path)
         files.write_json(zoo / "mlp_mnist" / "metrics.json", metrics)
@@ -72,7 +72,9 @@ def test_unsafe_loading_switched_on_elsewhere_changes_nothing(malicious):
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("module", ["subprocess", "os", "tests.test_keras_file", "antigravity"])
+@pytest.mark.parametrize(
+    "module", ["subprocess", "os", "tests.utils.test_keras_file", "antigravity"]
+)
 def test_no_module_is_imported_for_a_file(tmp_path, monkeypatch, module):
     def imported(name, *_):
         pytest.fail(f"{name} was imported")
