@@ -41,8 +41,8 @@ def fit_conv(workload: Workload, gate: Gate) -> None:
 def conv_vae() -> VAE:
     """The networks of the convolutional case, with our initial weights."""
     vae = VAE(
-        ConvEncoder(CONV_LATENT_DIM, CONV_WIDTHS, depth=1, activation="elu"),
-        ConvDecoder((28, 28, 1), CONV_WIDTHS, depth=1, activation="elu"),
+        ConvEncoder(CONV_LATENT_DIM, CONV_WIDTHS, blocks_per_stage=1, activation="elu"),
+        ConvDecoder((28, 28, 1), CONV_WIDTHS, blocks_per_stage=1, activation="elu"),
     )
     vae.build((None, 28, 28, 1))
     return vae

@@ -351,11 +351,13 @@ def test_images_with_one_grey_pixel_are_not_only_binary(dtype):
 # -------------------------------------------------------------------------- weights, latents
 
 
-@pytest.mark.parametrize("weight", [[1, 0, 2], np.array([0.5, 0.0, 1e-9]), (True, False, True)])
+@pytest.mark.parametrize(
+    "weight", [[1, 0, 2], np.array([0.5, 0.0, 1e-9]), (True, False, True), [[1], [0], [2]]]
+)
 def test_weights_come_back_as_float32(weight):
     returned = checks.sample_weight(weight, 3)
     assert returned.dtype == np.float32
-    np.testing.assert_allclose(returned, np.asarray(weight, np.float32))
+    np.testing.assert_allclose(returned, np.asarray(weight, np.float32).reshape(3))
 
 
 def test_float32_weights_and_latents_are_not_copied():
@@ -372,8 +374,9 @@ def test_float32_weights_and_latents_are_not_copied():
             "sample_weight must hold one number for each image. Received: shape (2,) for 3 images.",
         ),
         (
-            np.ones((3, 1)),
-            "sample_weight must hold one number for each image. Received: shape (3, 1) for 3 images.",
+            np.ones((3, 2)),
+            "sample_weight must hold one number for each image. "
+            "Received: shape (3, 2) for 3 images.",
         ),
         (
             [0, 0, 0],

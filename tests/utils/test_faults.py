@@ -22,13 +22,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import train as command
-import vae_keras
 from tests.conftest import small_vae
-from vae_keras import export
-from vae_keras.__main__ import main
+from tests.test_architecture import MODULES
+from vae_keras import VAE, export
+from vae_keras.cli.main import main
 from vae_keras.data import datasets
-from vae_keras.training import callbacks, checkpoints, run
+from vae_keras.export import saved_model
+from vae_keras.training import artifacts, callbacks, checkpoints
 from vae_keras.utils import files, keras_file
 from vae_keras.zoo import presets, publish
 
@@ -125,10 +125,10 @@ def run_command(monkeypatch, mnist):
     cut = datasets.Images(
         mnist.x_train[:300], mnist.y_train[:300], mnist.x_test[:60], mnist.y_test[:60]
     )
-    monkeypatch.setattr(run.datasets, "load_mnist", lambda *_: cut)
-    monkeypatch.setattr(run.VAE, "xla_pays", lambda _: False)
+    monkeypatch.setattr(datasets, "load_mnist", lambda *_: cut)
+    monkeypatch.setattr(VAE, "xla_pays", lambda _: False)
     flags = ["--epochs", "2", "--validation", "100", "--batch-size", "50"]
-    return lambda folder: command.main(["--workdir", str(folder), *flags])
+    return lambda folder: main(["train", "--workdir", str(folder), *flags])
 
 
 SITES = (  # in the order that a run comes to them
@@ -180,7 +180,7 @@ def test_a_run_goes_through_every_fault_to_the_same_end(
         for fault in WRITING:
             reason, before = FAULTS[fault], content(folder)
             monkeypatch.setattr(
-                run.export,
+                artifacts.export,
                 "export_saved_model",
                 saved if name == "metadata.json" else lambda *_, **__: None,
             )
@@ -200,7 +200,7 @@ def test_a_run_goes_through_every_fault_to_the_same_end(
                 assert after[key] == before[key], (name, fault)
             else:
                 assert not any(n.endswith(f"/{name}") or n == name for n in after), (name, fault)
-    monkeypatch.setattr(run.export, "export_saved_model", saved)
+    monkeypatch.setattr(artifacts.export, "export_saved_model", saved)
     assert run_command(folder) == 0
     same_run(folder, whole)
 
@@ -251,9 +251,9 @@ def strike_in(module, function, disk, monkeypatch):
 @pytest.mark.parametrize(
     ("fault", "module", "function"),
     [
-        ("half", export, "_write_saved_model"),
-        ("half", export.warmup, "write"),
-        ("failing", export, "_publish"),
+        ("half", saved_model, "_write_saved_model"),
+        ("half", saved_model.warmup, "write"),
+        ("failing", saved_model, "_publish"),
     ],
 )
 def test_a_version_that_is_served_stays(tmp_path, disk, monkeypatch, fault, module, function):
@@ -398,7 +398,7 @@ def finished(tmp_path, monkeypatch, mnist):
     cut = datasets.Images(
         mnist.x_train[:9], mnist.y_train[:9], mnist.x_test[:20], mnist.y_test[:20]
     )
-    monkeypatch.setattr(run.datasets, "load_mnist", lambda *_: cut)
+    monkeypatch.setattr(datasets, "load_mnist", lambda *_: cut)
     monkeypatch.setattr(publish.export, "export_saved_model", lambda *_, **__: None)  # tested above
     run, target = tmp_path / "run", tmp_path / "zoo" / "mlp_mnist"
     shutil.copytree(presets.folder() / "mlp_mnist", target, ignore=lambda *_: ["1"])
@@ -451,22 +451,23 @@ def test_rendering(finished, tmp_path, disk, fault, place, capsys):
 # Every call of the package that can write a file, and how it is made whole. A new one fails the
 # test until it goes through `files.atomic_write` or `files.staged` and stands here.
 WRITERS = {
-    ("callbacks", "create_file_writer"),  # TensorBoard's event log, appended to
-    ("checkpoints", "model.save"),  # staged
-    ("datasets", "np.savez"),  # atomic_write
-    ("datasets", "os.replace"),  # a damaged cache aside
-    ("export", "archive.write_out"),  # into a folder that is renamed
-    ("export", "os.replace"),  # that renaming
-    ("export", "part.export"),  # staged
-    ("figures", "figure.savefig"),  # atomic_write
-    ("files", "os.open"),
-    ("files", "os.fdopen"),
-    ("files", "open"),  # to flush it
-    ("files", "os.replace"),
-    ("files", "shutil.copyfileobj"),  # atomic_write
-    ("training", "model.save"),  # staged
-    ("warmup", "tf.io.TFRecordWriter"),  # into a folder that is renamed
-    ("zoo", "np.savez_compressed"),  # atomic_write
+    ("data.datasets", "np.savez"),  # atomic_write
+    ("data.datasets", "os.replace"),  # moves a damaged cache aside
+    ("export.parts", "part.export"),  # staged
+    ("export.saved_model", "archive.write_out"),  # into a folder that is renamed
+    ("export.saved_model", "os.replace"),  # that renaming
+    ("export.warmup", "tf.io.TFRecordWriter"),  # into a folder that is renamed
+    ("model", "super().save"),  # the user's own call of Keras' save
+    ("report.figures", "figure.savefig"),  # atomic_write
+    ("training.artifacts", "model.save"),  # staged
+    ("training.checkpoints", "model.save"),  # staged
+    ("utils.files", "open"),  # to flush it
+    ("utils.files", "os.fdopen"),
+    ("utils.files", "os.open"),
+    ("utils.files", "os.replace"),
+    ("utils.files", "shutil.copyfileobj"),  # atomic_write
+    ("utils.startup", "os.open"),  # the null device
+    ("zoo.publish", "np.savez_compressed"),  # atomic_write
 }
 NAMES = {
     "write_text", "write_bytes", "fdopen", "replace", "rename", "savez", "savez_compressed",
@@ -498,11 +499,10 @@ def writers(module, source):
 
 
 def test_nothing_else_writes_files():
-    package = Path(vae_keras.__file__).parent
     found = {
         writer
-        for path in package.glob("*.py")
-        for writer in writers(path.stem, path.read_text(encoding="utf-8"))
+        for module, path in MODULES.items()
+        for writer in writers(module, path.read_text(encoding="utf-8"))
     }
     assert found == WRITERS
 

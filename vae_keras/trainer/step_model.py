@@ -27,6 +27,7 @@ class StepModel(keras.Model):
         steps_to_skip: number of steps of the next `fit` that an earlier run has done.
         wants_stop: function that each worker is asked before a shared step.
         all_stop: whether any worker's `wants_stop` was true at the last step.
+        stack_start: index of the first batch of a stack to train on; the others are skipped.
     """
 
     term_names: tuple[str, ...] = ()
@@ -51,7 +52,7 @@ class StepModel(keras.Model):
         self._test_row = tf.Variable(0, dtype=tf.int64, trainable=False)
         # The first fault of a call, as `nonfinite.fault` numbers it, and the steps until then.
         self._fault = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
-        self._stack_start = tf.Variable(0, trainable=False)  # batches of a stack to skip
+        self.stack_start = tf.Variable(0, trainable=False)
 
     # ------------------------------------------------------------ what a subclass provides
 
@@ -277,7 +278,7 @@ class StepModel(keras.Model):
     def _train_stack(self, stack: Stack) -> dict[str, tf.Tensor]:
         """Does `train_step` for every batch of a stack in one compiled call."""
         steps, rows = stack.weights.shape
-        start = tf.identity(self._stack_start)
+        start = tf.identity(self.stack_start)
         counter = self.train_counter
         first = counter - tf.cast(start, counter.dtype)
         draws = self.draws(rows, first + tf.range(steps, dtype=first.dtype), 0, training=True)
@@ -358,7 +359,7 @@ class StepModel(keras.Model):
     def make_train_function(self, force: bool = False) -> None:
         """Makes the function that Keras calls for each batch, or for each stack of batches."""
         if self.train_function is None or force:
-            self.train_function = self._skip_first(self._function(training=True))
+            self.train_function = _skip_first(self, self._function(training=True))
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes the function that Keras calls for each batch of an evaluation."""
@@ -407,30 +408,31 @@ class StepModel(keras.Model):
 
         return call
 
-    def _skip_first(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Passes over the batches of the steps that an earlier run has done.
 
-        That run may have stopped within a stack: under a strategy a call is one step.
-        """
+def _skip_first(model: StepModel, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Passes over the batches of the steps that an earlier run has done.
 
-        def skipping(iterator: Any) -> Any:
-            if self.steps_to_skip == 0:
-                return function(iterator)
-            size = self.steps_per_execution
-            skipped = min(self.steps_to_skip, size)
-            self.steps_to_skip -= skipped
-            is_stacked = isinstance(getattr(iterator, "element_spec", None), Stack)
-            if not is_stacked or skipped == size:
-                for _ in range(1 if is_stacked else size):
-                    next(iterator)
-                return self.get_metrics_result()
-            self._stack_start.assign(skipped)
-            try:
-                return function(iterator)
-            finally:
-                self._stack_start.assign(0)
+    That run may have stopped within a stack: under a strategy a call is one step.
+    """
 
-        return skipping
+    def skipping(iterator: Any) -> Any:
+        if model.steps_to_skip == 0:
+            return function(iterator)
+        size = model.steps_per_execution
+        skipped = min(model.steps_to_skip, size)
+        model.steps_to_skip -= skipped
+        is_stacked = isinstance(getattr(iterator, "element_spec", None), Stack)
+        if not is_stacked or skipped == size:
+            for _ in range(1 if is_stacked else size):
+                next(iterator)
+            return model.get_metrics_result()
+        model.stack_start.assign(skipped)
+        try:
+            return function(iterator)
+        finally:
+            model.stack_start.assign(0)
+
+    return skipping
 
 
 def _optimizer(optimizer: Any, parts: tuple[Any, ...]) -> keras.optimizers.Optimizer:
