@@ -157,14 +157,14 @@ def binarization(mode: str | None, likelihood: Any) -> str:
 
 def settings(objective: Any) -> tuple[Any, ...]:
     """Returns the Python values of an objective that a compiled step has read."""
-    if hasattr(objective, "traced_settings"):
-        return (id(objective), *objective.traced_settings())
-    plain = {
-        name: value
+    known = objective.traced_settings() if hasattr(objective, "traced_settings") else ()
+    kinds = (bool, int, float, str, tuple, list, dict, set, type(None))
+    plain = sorted(
+        f"{name}={value!r}"
         for name, value in vars(objective).items()
-        if isinstance(value, (bool, int, float, str, tuple, type(None)))
-    }
-    return (id(objective), *sorted(plain.items()))
+        if isinstance(value, kinds) and not name.startswith("_")
+    )
+    return (id(objective), *known, *plain)
 
 
 # ------------------------------------------------------------------------------------- shapes

@@ -210,6 +210,7 @@ def test_a_signal_ends_the_script_of_the_checkout(tmp_path, number, code):
     process = subprocess.Popen(
         [sys.executable, "train.py", "--workdir", str(folder)],
         cwd=ROOT,
+        env={key: os.environ[key] for key in os.environ if key != "TF_CPP_MIN_LOG_LEVEL"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,13 +1,16 @@
-"""Disks that are full, end in the middle, or fail: at every place where a run writes.
+"""A full, a failing and a broken disk, at every place where the package writes.
 
-The faults are the kernel's own where it has them: /dev/full for ENOSPC, a limit on the size of
-files for a write that ends half-way, another process's unmapped memory for EIO; all of them reach
-the writers in C++, too. EIO where a file is flushed is raised.
+The kernel makes the faults, so that they reach writers in C++, too: /dev/full gives ENOSPC, a limit
+on the size of files ends a write half-way, and another process's unmapped memory gives EIO. Only
+the EIO of a flush is raised in Python.
+
+The fast suite breaks each place once and uses each fault once. The full product is slow.
 """
 
 import ast
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -36,17 +39,37 @@ FAULTS = {
     "full": "No space left on device",
     "half": "File too large",
     "refusing": "Input/output error",
-    "failing": "Input/output error",  # at the end
+    "failing": "Input/output error",  # when the file is flushed
 }
-WRITING = ("full", "half", "refusing")
+WRITING = ("full", "half", "refusing")  # the faults of a write
 SOFT, HARD = resource.getrlimit(resource.RLIMIT_FSIZE)
-HALF = 100  # bytes: less than any file that is written here
+HALF = 100  # bytes, fewer than any file that is written here
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 
 
+def product(places, faults):
+    """Returns every place with every fault as parameters; all but a few of them are slow.
+
+    The fast ones use each place and each fault at least once.
+    """
+    places, faults = list(places), list(faults)
+    count = max(len(places), len(faults))
+    fast = {(index % len(places), index % len(faults)) for index in range(count)}
+    return [
+        pytest.param(
+            place,
+            fault,
+            marks=() if (row, column) in fast else pytest.mark.slow,
+            id=f"{place if isinstance(place, str) else place[0]}-{fault}",
+        )
+        for row, place in enumerate(places)
+        for column, fault in enumerate(faults)
+    ]
+
+
 class Disk:
-    """Fails in one way when a file of a certain name is written."""
+    """A disk that fails in one way when a file with a given name is written."""
 
     def __init__(self, monkeypatch, victim):
         self.fault, self.name = "", ""
@@ -75,7 +98,7 @@ class Disk:
     def strike(self, temporary):
         self.met = True
         if self.fault in self.devices:
-            # Whoever opens the name to write opens a bad disk; os.open would not follow a link.
+            # The link makes a writer open the bad device. O_EXCL would refuse to follow it.
             temporary.parent.mkdir(exist_ok=True)
             temporary.symlink_to(self.devices[self.fault])
             real = os.open
@@ -98,13 +121,13 @@ def raise_eio(_):
 
 @pytest.fixture
 def disk(monkeypatch):
-    with subprocess.Popen(["sleep", "3600"]) as victim:  # its address 0 takes no bytes
+    with subprocess.Popen(["sleep", "3600"]) as victim:  # writing to its address 0 gives EIO
         yield Disk(monkeypatch, victim.pid)
         victim.kill()
 
 
 def content(folder):
-    """Every file's bytes, what is hidden included."""
+    """Returns the bytes of every file in a folder, hidden ones included."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -121,7 +144,7 @@ def leftovers(folder):
 
 @pytest.fixture
 def run_command(monkeypatch, mnist):
-    """`train.py` on 300 images, without XLA, whose compilation takes seconds."""
+    """The command `train` on 300 images, without XLA, whose compilation takes seconds."""
     cut = datasets.Images(
         mnist.x_train[:300], mnist.y_train[:300], mnist.x_test[:60], mnist.y_test[:60]
     )
@@ -131,7 +154,7 @@ def run_command(monkeypatch, mnist):
     return lambda folder: main(["train", "--workdir", str(folder), *flags])
 
 
-SITES = (  # in the order that a run comes to them
+SITES = (  # in the order in which a run writes them
     "config.json",
     "elbo.csv",
     "epoch-00001-step-0000000.keras",
@@ -147,14 +170,14 @@ SITES = (  # in the order that a run comes to them
 
 
 def state(folder):
-    """Weights and optimizer of the newest checkpoint."""
+    """Returns the weights and the optimizer's variables of the newest checkpoint."""
     path = max((folder / "checkpoints").glob("*.keras"))
     model = keras_file.load(path)
     return [np.array(variable) for variable in (*model.variables, *model.optimizer.variables)]
 
 
 def same_run(one, other):
-    """Whether two finished runs hold the same, but for seconds and what carries a time."""
+    """Asserts that two finished runs are equal, apart from the times that they measured."""
     ours, theirs = content(one), content(other)
     assert set(ours) == set(theirs)
     rows = [callbacks.read_elbo_csv(folder / "elbo.csv") for folder in (one, other)]
@@ -167,39 +190,47 @@ def same_run(one, other):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param([(name,) for name in itertools.islice(itertools.cycle(WRITING), len(SITES))]),
+        pytest.param([WRITING for _ in SITES], marks=pytest.mark.slow),
+    ],
+    ids=["one fault a file", "every fault"],
+)
 def test_a_run_goes_through_every_fault_to_the_same_end(
-    tmp_path, disk, run_command, capsys, monkeypatch
+    tmp_path, disk, run_command, capsys, monkeypatch, faults
 ):
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert run_command(whole) == 0
     unraisable = []
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
     saved = export.export_saved_model
-    for name in SITES:
-        for fault in WRITING:
-            reason, before = FAULTS[fault], content(folder)
-            monkeypatch.setattr(
-                artifacts.export,
-                "export_saved_model",
-                saved if name == "metadata.json" else lambda *_, **__: None,
-            )
-            with disk.fails(fault, name):
-                assert run_command(folder) == 2, (name, fault)
-            captured = capsys.readouterr().err.strip()
-            error = captured.splitlines()[-1]
-            assert error.startswith("Error: ")
-            assert reason in error or name in error, (name, fault, error)
-            assert "Traceback" not in captured
-            assert unraisable == [], (name, fault)
-            assert leftovers(folder) == []
-            after = content(folder)
-            wanted = folder / next((n for n in before if n.endswith(name)), "nothing")
-            if wanted.exists():
-                key = str(wanted.relative_to(folder))
-                assert after[key] == before[key], (name, fault)
-            else:
-                assert not any(n.endswith(f"/{name}") or n == name for n in after), (name, fault)
+    for name, fault in (
+        (name, fault) for name, row in zip(SITES, faults, strict=True) for fault in row
+    ):
+        reason, before = FAULTS[fault], content(folder)
+        monkeypatch.setattr(
+            artifacts.export,
+            "export_saved_model",
+            saved if name == "metadata.json" else lambda *_, **__: None,
+        )
+        with disk.fails(fault, name):
+            assert run_command(folder) == 2, (name, fault)
+        captured = capsys.readouterr().err.strip()
+        error = captured.splitlines()[-1]
+        assert error.startswith("Error: ")
+        assert reason in error or name in error, (name, fault, error)
+        assert "Traceback" not in captured
+        assert unraisable == [], (name, fault)
+        assert leftovers(folder) == []
+        after = content(folder)
+        wanted = folder / next((n for n in before if n.endswith(name)), "nothing")
+        if wanted.exists():
+            key = str(wanted.relative_to(folder))
+            assert after[key] == before[key], (name, fault)
+        else:
+            assert not any(n.endswith(f"/{name}") or n == name for n in after), (name, fault)
     monkeypatch.setattr(artifacts.export, "export_saved_model", saved)
     assert run_command(folder) == 0
     same_run(folder, whole)
@@ -209,24 +240,24 @@ def test_a_run_goes_through_every_fault_to_the_same_end(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_cache_of_mnist(mnist, tmp_path, disk, fault):
-    said = []
+def test_the_cache_of_mnist(digits, tmp_path, disk, fault):
+    said, images = [], datasets.Images(digits, digits[:, 0, 0, 0], digits, digits[:, 0, 0, 0])
     with disk.fails(fault, "mnist.npz"):
-        datasets._write_cache("MNIST", tmp_path / "mnist.npz", mnist, said.append)
+        datasets._write_cache("MNIST", tmp_path / "mnist.npz", images, said.append)
     assert list(tmp_path.iterdir()) == []
     assert f"could not be cached at {tmp_path / 'mnist.npz'} ({FAULTS[fault]})" in said[0]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("s.png", ["sample", "--count", "5", "--to", "s.png"]),
-        ("n.json", ["evaluate", "--samples", "1", "--images", "2", "--json", "n.json"]),
-        ("reconstructions.png", ["figures", "--to", "."]),
-    ],
+COMMANDS = (
+    ("s.png", ["sample", "--count", "5", "--to", "s.png"]),
+    ("n.json", ["evaluate", "--samples", "1", "--images", "2", "--json", "n.json"]),
+    ("reconstructions.png", ["figures", "--to", "."]),
 )
-def test_what_the_zoos_commands_write(tmp_path, disk, fault, name, arguments, capsys, monkeypatch):
+
+
+@pytest.mark.parametrize(("command", "fault"), product(COMMANDS, FAULTS))
+def test_the_file_of_a_command(tmp_path, disk, command, fault, capsys, monkeypatch):
+    name, arguments = command
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(b"old")
     with disk.fails(fault, name):
@@ -238,7 +269,7 @@ def test_what_the_zoos_commands_write(tmp_path, disk, fault, name, arguments, ca
 
 
 def strike_in(module, function, disk, monkeypatch):
-    """Begins the fault when a function is called, in the file that it names first."""
+    """Starts the fault when a function is called, for the file in its first argument."""
     real = getattr(module, function)
 
     def struck(path, *arguments, **keywords):
@@ -257,7 +288,7 @@ def strike_in(module, function, disk, monkeypatch):
     ],
 )
 def test_a_version_that_is_served_stays(tmp_path, disk, monkeypatch, fault, module, function):
-    """TensorFlow writes these files itself."""
+    """TensorFlow writes these files itself, under names that it chooses."""
     vae = small_vae()
     export.export_saved_model(vae, tmp_path, 1)
     before = content(tmp_path)
@@ -276,8 +307,8 @@ def test_a_version_that_is_served_stays(tmp_path, disk, monkeypatch, fault, modu
         tf.errors.UnknownError(None, None, "variables; Input/output error"),
     ],
 )
-def test_what_tensorflow_calls_a_full_or_broken_disk(tmp_path, monkeypatch, error):
-    """It chooses the names of a SavedModel's files, so no device can stand in for them."""
+def test_the_errors_of_tensorflow_for_a_full_or_broken_disk(tmp_path, monkeypatch, error):
+    """TensorFlow chooses the names of a SavedModel's files, so no device can replace them."""
     vae = small_vae()
     export.export_saved_model(vae, tmp_path, 1)
     before = content(tmp_path)
@@ -287,7 +318,7 @@ def test_what_tensorflow_calls_a_full_or_broken_disk(tmp_path, monkeypatch, erro
         (folder / "variables" / "variables.index").write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(export, "_write_saved_model", half)
+    monkeypatch.setattr(saved_model, "_write_saved_model", half)
     for version in (1, 2):
         with pytest.raises(OSError, match=error.message):
             export.export_saved_model(vae, tmp_path, version, overwrite=True)
@@ -297,9 +328,9 @@ def test_what_tensorflow_calls_a_full_or_broken_disk(tmp_path, monkeypatch, erro
 
 @pytest.mark.parametrize("fault", WRITING)
 def test_warm_up_requests(tmp_path, disk, monkeypatch, fault):
-    monkeypatch.setattr(export, "_write_saved_model", lambda *_: None)
-    monkeypatch.setattr(export, "_golden_cases", lambda *_: [])
-    strike_in(export.warmup, "write", disk, monkeypatch)
+    monkeypatch.setattr(saved_model, "_write_saved_model", lambda *_: None)
+    monkeypatch.setattr(saved_model, "_golden_cases", lambda *_: [])
+    strike_in(saved_model.warmup, "write", disk, monkeypatch)
     with disk.fails(fault, "none"), pytest.raises(OSError, match=FAULTS[fault]):
         export.export_saved_model(small_vae(), tmp_path, 1)
     assert list(tmp_path.iterdir()) == []
@@ -323,9 +354,11 @@ def test_a_version_that_could_not_be_replaced_is_put_back(tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize(("format", "suffix"), [("litert", "tflite"), ("onnx", "onnx")])
-def test_parts_in_other_formats(tmp_path, disk, fault, format, suffix):
+@pytest.mark.parametrize(
+    ("format", "fault"), product(["litert", "onnx"], ["half", "full", "refusing", "failing"])
+)
+def test_parts_in_other_formats(tmp_path, disk, fault, format):
+    suffix = "onnx" if format == "onnx" else "tflite"
     if format == "onnx":
         pytest.importorskip("tf2onnx", reason="the extra [onnx] is not installed")
     name = f"decoder.{suffix}"
@@ -353,32 +386,7 @@ def test_a_checkpoint_that_came_over_the_network(tmp_path, disk, fault, monkeypa
     assert checkpoints.unpack(message, other).epoch == 1
 
 
-def test_the_event_log_of_tensorboard_says_why_and_keeps_what_it_has(tmp_path, digits):
-    """TensorFlow names the file and opens it once: the limit alone can reach it."""
-    vae = small_vae()
-    vae.fit(digits, batch_size=20, verbose=0)
-    writer = callbacks.FigureWriter({}, log_dir=tmp_path)
-    writer.set_model(vae)
-    writer.on_train_begin()
-    writer.on_epoch_end(0, {"elbo": -1.0})
-    writer._writer.flush()
-    before = content(tmp_path)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(*before.values()) + 10, HARD))
-
-    def go_on():
-        for epoch in range(1, 100):
-            writer.on_epoch_end(epoch, {"elbo": -1.0})
-
-    try:
-        with pytest.raises(tf.errors.OpError, match=r"events.*; File too large"):
-            go_on()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (SOFT, HARD))
-    ((name, after),) = content(tmp_path).items()
-    assert after.startswith(before[name])
-
-
-def test_a_damaged_cache_that_cannot_be_put_aside(tmp_path, monkeypatch):
+def test_a_damaged_cache_that_cannot_be_moved(tmp_path, monkeypatch):
     path = tmp_path / "mnist.npz"
     path.write_bytes(b"damaged")
 
@@ -388,13 +396,13 @@ def test_a_damaged_cache_that_cannot_be_put_aside(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.os, "replace", refuse)
     with pytest.raises(datasets.SourceError) as caught:
         datasets._from_cache("mnist", path)
-    assert str(caught.value) == "it is damaged (and could not be put aside: Input/output error)"
+    assert str(caught.value) == "it is damaged (and could not be moved: Input/output error)"
     assert content(tmp_path) == {"mnist.npz": b"damaged"}
 
 
 @pytest.fixture
 def finished(tmp_path, monkeypatch, mnist):
-    """A run of the preset as `publish` takes it, and a zoo that a test may damage."""
+    """A finished run of the preset, and a zoo that a test may damage."""
     cut = datasets.Images(
         mnist.x_train[:9], mnist.y_train[:9], mnist.x_test[:20], mnist.y_test[:20]
     )
@@ -411,19 +419,25 @@ def finished(tmp_path, monkeypatch, mnist):
     return run, target
 
 
-@pytest.mark.slow
-def test_publishing(finished, disk, capsys):
+PUBLISHED = ("model.keras", "golden.npz", "elbo.png", "samples.png", "metrics.json", "README.md")
+
+
+@pytest.mark.parametrize(("name", "fault"), product(PUBLISHED, WRITING))
+def test_publishing(finished, disk, name, fault):
     run, target = finished
-    names = ("model.keras", "golden.npz", "elbo.png", "samples.png", "metrics.json", "README.md")
-    for name in names:
-        for fault in WRITING:
-            before = content(target)
-            with disk.fails(fault, name), pytest.raises(OSError, match=FAULTS[fault]):
-                publish.publish(run, num_samples=2)
-            after = content(target)
-            assert set(after) == set(before)
-            wanted = next(key for key in before if key.endswith(name))
-            assert after[wanted] == before[wanted], (name, fault)
+    before = content(target)
+    with disk.fails(fault, name), pytest.raises(OSError, match=FAULTS[fault]):
+        publish.publish(run, num_samples=2)
+    after = content(target)
+    assert set(after) == set(before)
+    wanted = next(key for key in before if key.endswith(name))
+    assert after[wanted] == before[wanted]
+
+
+def test_publishing_goes_on_after_a_fault(finished, disk):
+    run, target = finished
+    with disk.fails("full", "metrics.json"), pytest.raises(OSError, match=FAULTS["full"]):
+        publish.publish(run, num_samples=2)
     publish.publish(run, num_samples=2)
     metrics = json.loads((target / "metrics.json").read_text())
     made = metrics["provenance"]
@@ -432,8 +446,7 @@ def test_publishing(finished, disk, capsys):
     assert set(made["evaluated"]) == {"commit", "versions", "hardware", "data_sha256"}
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("place", ["zoo/mlp_mnist", "zoo", ""])
+@pytest.mark.parametrize(("place", "fault"), product(["zoo/mlp_mnist", "zoo", ""], FAULTS))
 def test_rendering(finished, tmp_path, disk, fault, place, capsys):
     path = tmp_path / place / "README.md"
     path.write_text("old" * HALF)
@@ -448,20 +461,21 @@ def test_rendering(finished, tmp_path, disk, fault, place, capsys):
 
 # -------------------------------------------------------------------------------- the census
 
-# Every call of the package that can write a file, and how it is made whole. A new one fails the
-# test until it goes through `files.atomic_write` or `files.staged` and stands here.
+# Every call of the package that can write a file, and what makes the write atomic. The test fails
+# for a new call until it goes through `files.atomic_write` or `files.staged` and is listed here.
 WRITERS = {
+    ("data.datasets", "pooch.retrieve"),  # into a temporary folder
     ("data.datasets", "np.savez"),  # atomic_write
     ("data.datasets", "os.replace"),  # moves a damaged cache aside
     ("export.parts", "part.export"),  # staged
     ("export.saved_model", "archive.write_out"),  # into a folder that is renamed
-    ("export.saved_model", "os.replace"),  # that renaming
+    ("export.saved_model", "os.replace"),  # renames that folder
     ("export.warmup", "tf.io.TFRecordWriter"),  # into a folder that is renamed
     ("model", "super().save"),  # the user's own call of Keras' save
     ("report.figures", "figure.savefig"),  # atomic_write
     ("training.artifacts", "model.save"),  # staged
     ("training.checkpoints", "model.save"),  # staged
-    ("utils.files", "open"),  # to flush it
+    ("utils.files", "open"),  # to flush a staged file
     ("utils.files", "os.fdopen"),
     ("utils.files", "os.open"),
     ("utils.files", "os.replace"),
@@ -475,6 +489,7 @@ NAMES = {
     "write_out", "copy", "copy2", "copyfile", "copyfileobj", "copytree", "move", "symlink_to",
     "hardlink_to", "touch", "write_file", "TFRecordWriter", "create_file_writer", "to_csv",
     "make_archive", "extractall", "mkstemp", "NamedTemporaryFile", "urlretrieve", "get_file",
+    "retrieve",
 }  # fmt: skip
 OURS = ("files.", "figures.save", "checkpoints.save", "dataclasses.replace", "write_text", "save")
 
@@ -491,7 +506,7 @@ def writers(module, source):
             if not any(re.fullmatch(r"[rbt]*[wax+][rbt+]*", str(text)) for text in texts):
                 continue
         elif last == "replace" and not name.startswith(("os.", "path", "Path")):
-            continue  # of a string
+            continue  # a method of str
         elif last not in NAMES and name != "os.open":
             continue
         if not name.startswith(OURS):
@@ -529,5 +544,5 @@ def test_a_new_writer_would_be_found(line):
 @pytest.mark.parametrize(
     "line", ["open(p)", "open(p, 'rb')", "text.replace('a', 'b')", "files.write_text(p, '')"]
 )
-def test_a_reader_is_none(line):
+def test_a_reader_is_not_a_writer(line):
     assert not list(writers("new", line))

@@ -257,12 +257,8 @@ def _unknown(part: Any) -> str | None:
     """The first thing in a part of which nobody knows that it treats each row by itself."""
     if not isinstance(part, keras.layers.Layer):
         return None if type(part).__module__.startswith(_PACKAGE) else type(part).__name__
-    if type(part).__module__.startswith(_PACKAGE):
-        return None
     for layer in layers_of(part):
-        if not _is_known(layer):
-            return layer.name
-        if layer.activity_regularizer is not None or _mixes_rows(layer):
+        if not _is_known(layer) or layer.activity_regularizer is not None or _mixes_rows(layer):
             return layer.name
         for operation in getattr(layer, "operations", ()):
             if not isinstance(operation, keras.layers.Layer):
@@ -278,8 +274,10 @@ def _is_known(layer: keras.layers.Layer) -> bool:
 
 def _mixes_rows(layer: keras.layers.Layer) -> bool:
     """Whether a layer of a known kind may still mix rows: by its axis, or a user's activation."""
-    axis = getattr(layer, "axis", None)
-    over_rows = axis == 0 or (isinstance(axis, (list, tuple)) and 0 in axis)
+    axis = getattr(layer, "axis", -1)
+    axes = axis if isinstance(axis, (list, tuple)) else [axis]
+    # An axis below -1 is that of the rows for inputs of one rank or another.
+    over_rows = any(not isinstance(each, int) or each == 0 or each < -1 for each in axes)
     return over_rows or _is_users(getattr(layer, "activation", None))
 
 

@@ -25,6 +25,7 @@ class StepModel(keras.Model):
     Attributes:
         strategy: the `tf.distribute` strategy that the model was made under, or None.
         steps_to_skip: number of steps of the next `fit` that an earlier run has done.
+        num_calls: number of calls of the training function, each with one step or several.
         wants_stop: function that each worker is asked before a shared step.
         all_stop: whether any worker's `wants_stop` was true at the last step.
         stack_start: index of the first batch of a stack to train on; the others are skipped.
@@ -41,6 +42,7 @@ class StepModel(keras.Model):
         super().__init__(**kwargs)
         self.strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
         self.steps_to_skip = 0
+        self.num_calls = 0
         self.wants_stop: Callable[[], bool] = lambda: False
         self.all_stop = False
         # A sum of 60,000 values of about -100 does not fit into float32 to six digits.
@@ -377,6 +379,7 @@ class StepModel(keras.Model):
                 made.update(settings=settings, call=self._make_call(training))
             with graph_checks.as_input_errors():
                 logs = made["call"](iterator)
+            self.num_calls += training
             self._raise_fault(training)
             return logs
 
@@ -425,6 +428,7 @@ def _skip_first(model: StepModel, function: Callable[[Any], Any]) -> Callable[[A
         if not is_stacked or skipped == size:
             for _ in range(1 if is_stacked else size):
                 next(iterator)
+            model.num_calls += 1
             return model.get_metrics_result()
         model.stack_start.assign(skipped)
         try:

@@ -138,7 +138,7 @@ class Trainer(StepModel):
         if self.built:
             self.check_parts()
         clock = _Clock(self._epoch)
-        callbacks = _with_clock(callbacks, clock)
+        callbacks = _with_clock(self, callbacks, clock)
         counts = {"steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
         if isinstance(data, inputs.Arrays) and data.weights is not None and not data.weights.all():
             counts["a sample_weight of 0"] = 0  # a batch may have no weight, and takes no step
@@ -155,7 +155,8 @@ class Trainer(StepModel):
                 verbose=verbose,
                 callbacks=callbacks,
                 validation_data=None if validation is None else self._dataset(validation, stack),
-                shuffle=False,  # the pipeline has done it
+                # The pipelines of arrays shuffle by themselves. Keras shuffles a PyDataset.
+                shuffle=shuffle and isinstance(data, keras.utils.PyDataset),
                 initial_epoch=initial_epoch,
                 steps_per_epoch=steps_per_epoch,
                 validation_steps=validation_steps,
@@ -426,8 +427,6 @@ class Trainer(StepModel):
 class _Clock(keras.callbacks.Callback):
     """Tells the pipeline the number of the epoch, and refuses an epoch without any example."""
 
-    runs_per_execution = True
-
     def __init__(self, epoch: tf.Variable) -> None:
         super().__init__()
         self._number = epoch
@@ -435,22 +434,20 @@ class _Clock(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._number.assign(epoch)
-        self._calls = 0
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._calls += 1
+        self._calls = self.model.num_calls
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if self._calls == 0:
+        if self.model.num_calls == self._calls:
             raise inputs.no_batch()
         if np.isnan((logs or {}).get("loss", 0.0)):
             raise _weight_error("an epoch whose weights are all 0")
 
 
-def _with_clock(callbacks: Any, clock: _Clock) -> Any:
+def _with_clock(model: Trainer, callbacks: Any, clock: _Clock) -> Any:
     """The callbacks of `fit`, with those that the trainer and Keras add."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(clock)
+        clock.set_model(model)
+        callbacks.callbacks.append(clock)
         return callbacks
     flat = [clock, *_flat(callbacks)]
     if not any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in flat):
