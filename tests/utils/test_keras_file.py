@@ -55,7 +55,7 @@ def test_a_preset_that_was_replaced_by_it_is_refused(malicious, tmp_path, monkey
         metrics["provenance"]["weights_sha256"] = files.sha256(path)
         files.write_json(zoo / "mlp_mnist" / "metrics.json", metrics)
     monkeypatch.setattr(presets, "folder", lambda: zoo)
-    sentence = "run no code of their own" if trusted else "must have the hash"
+    sentence = "run no code of their own" if trusted else "must have the SHA-256"
     with pytest.raises(checks.InputError, match=sentence):
         VAE.from_preset("mlp_mnist")
     assert not trace.exists()
