@@ -283,4 +283,4 @@ def _mixes_rows(layer: keras.layers.Layer) -> bool:
 
 def _is_users(activation: Any) -> bool:
     module = getattr(activation, "__module__", None) or ""
-    return activation is not None and not module.startswith(("keras.", _PACKAGE))
+    return callable(activation) and not module.startswith(("keras.", _PACKAGE))
