@@ -368,8 +368,8 @@ def test_a_map_can_show_two_to_fifty_classes(labels, classes):
     ("labels", "line"),
     [
         ([0, 1] * 10, None),
-        ([1] * 20, "A latent map needs 2 to 50 classes, so none is drawn. Received: 1."),
-        (range(60), "A latent map needs 2 to 50 classes, so none is drawn. Received: 60."),
+        ([1] * 20, "A latent map needs 2 to 50 classes, so no map is drawn. Received: 1."),
+        (range(60), "A latent map needs 2 to 50 classes, so no map is drawn. Received: 60."),
         (None, "The images have no labels, so no latent map is drawn."),
     ],
 )

@@ -144,14 +144,16 @@ def leftovers(folder):
 
 @pytest.fixture
 def run_command(monkeypatch, mnist):
-    """The command `train` on 300 images, without XLA, whose compilation takes seconds."""
+    """The command `train` on 300 images, without the compilation of functions, which is slow."""
     cut = datasets.Images(
         mnist.x_train[:300], mnist.y_train[:300], mnist.x_test[:60], mnist.y_test[:60]
     )
     monkeypatch.setattr(datasets, "load_mnist", lambda *_: cut)
     monkeypatch.setattr(VAE, "xla_pays", lambda _: False)
     flags = ["--epochs", "2", "--validation", "100", "--batch-size", "50"]
-    return lambda folder: main(["train", "--workdir", str(folder), *flags])
+    tf.config.run_functions_eagerly(True)
+    yield lambda folder: main(["train", "--workdir", str(folder), *flags])
+    tf.config.run_functions_eagerly(False)
 
 
 SITES = (  # in the order in which a run writes them
@@ -190,31 +192,32 @@ def same_run(one, other):
         np.testing.assert_array_equal(a, b)
 
 
+FAST = tuple(zip(SITES, itertools.cycle(WRITING), strict=False))
+
+
 @pytest.mark.parametrize(
-    "faults",
-    [
-        pytest.param([(name,) for name in itertools.islice(itertools.cycle(WRITING), len(SITES))]),
-        pytest.param([WRITING for _ in SITES], marks=pytest.mark.slow),
-    ],
-    ids=["one fault a file", "every fault"],
+    "broken",
+    [FAST, pytest.param(tuple(itertools.product(SITES, WRITING)), marks=pytest.mark.slow)],
+    ids=["each file once", "every fault"],
 )
 def test_a_run_goes_through_every_fault_to_the_same_end(
-    tmp_path, disk, run_command, capsys, monkeypatch, faults
+    tmp_path, disk, run_command, capsys, monkeypatch, broken
 ):
+    """An export takes seconds: in the fast case, only the run that breaks it makes one."""
+
+    def exports(wanted):
+        made = saved if wanted else lambda *_, **__: None
+        monkeypatch.setattr(artifacts.export, "export_saved_model", made)
+
+    saved = export.export_saved_model
     whole, folder = tmp_path / "whole", tmp_path / "run"
+    exports(broken is not FAST)
     assert run_command(whole) == 0
     unraisable = []
     monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
-    saved = export.export_saved_model
-    for name, fault in (
-        (name, fault) for name, row in zip(SITES, faults, strict=True) for fault in row
-    ):
+    for name, fault in broken:
         reason, before = FAULTS[fault], content(folder)
-        monkeypatch.setattr(
-            artifacts.export,
-            "export_saved_model",
-            saved if name == "metadata.json" else lambda *_, **__: None,
-        )
+        exports(name == "metadata.json")
         with disk.fails(fault, name):
             assert run_command(folder) == 2, (name, fault)
         captured = capsys.readouterr().err.strip()
@@ -231,7 +234,7 @@ def test_a_run_goes_through_every_fault_to_the_same_end(
             assert after[key] == before[key], (name, fault)
         else:
             assert not any(n.endswith(f"/{name}") or n == name for n in after), (name, fault)
-    monkeypatch.setattr(artifacts.export, "export_saved_model", saved)
+    exports(broken is not FAST)
     assert run_command(folder) == 0
     same_run(folder, whole)
 
@@ -268,6 +271,22 @@ def test_the_file_of_a_command(tmp_path, disk, command, fault, capsys, monkeypat
     assert content(tmp_path) == {name: b"old"}
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A small model and the folder of its first version."""
+    vae, folder = small_vae(), tmp_path_factory.mktemp("exported")
+    export.export_saved_model(vae, folder, 1)
+    return vae, folder
+
+
+@pytest.fixture
+def served(exported, tmp_path):
+    """A model, a folder with a version of it that a test may damage, and the folder's content."""
+    vae, folder = exported
+    shutil.copytree(folder, tmp_path / "served")
+    return vae, tmp_path / "served", content(folder)
+
+
 def strike_in(module, function, disk, monkeypatch):
     """Starts the fault when a function is called, for the file in its first argument."""
     real = getattr(module, function)
@@ -287,17 +306,15 @@ def strike_in(module, function, disk, monkeypatch):
         ("failing", saved_model, "_publish"),
     ],
 )
-def test_a_version_that_is_served_stays(tmp_path, disk, monkeypatch, fault, module, function):
+def test_a_version_that_is_served_stays(served, disk, monkeypatch, fault, module, function):
     """TensorFlow writes these files itself, under names that it chooses."""
-    vae = small_vae()
-    export.export_saved_model(vae, tmp_path, 1)
-    before = content(tmp_path)
+    vae, folder, before = served
     strike_in(module, function, disk, monkeypatch)
     for version in (1, 2):
         with disk.fails(fault, "none"), pytest.raises(OSError, match=FAULTS[fault]):
-            export.export_saved_model(vae, tmp_path, version, overwrite=True)
-        assert content(tmp_path) == before
-        assert [path.name for path in tmp_path.iterdir()] == ["1"]
+            export.export_saved_model(vae, folder, version, overwrite=True)
+        assert content(folder) == before
+        assert [path.name for path in folder.iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -307,13 +324,11 @@ def test_a_version_that_is_served_stays(tmp_path, disk, monkeypatch, fault, modu
         tf.errors.UnknownError(None, None, "variables; Input/output error"),
     ],
 )
-def test_the_errors_of_tensorflow_for_a_full_or_broken_disk(tmp_path, monkeypatch, error):
+def test_the_errors_of_tensorflow_for_a_full_or_broken_disk(served, monkeypatch, error):
     """TensorFlow chooses the names of a SavedModel's files, so no device can replace them."""
-    vae = small_vae()
-    export.export_saved_model(vae, tmp_path, 1)
-    before = content(tmp_path)
+    vae, base, before = served
 
-    def half(served, folder):
+    def half(_, folder):
         (folder / "variables").mkdir()
         (folder / "variables" / "variables.index").write_bytes(b"half")
         raise error
@@ -321,9 +336,9 @@ def test_the_errors_of_tensorflow_for_a_full_or_broken_disk(tmp_path, monkeypatc
     monkeypatch.setattr(saved_model, "_write_saved_model", half)
     for version in (1, 2):
         with pytest.raises(OSError, match=error.message):
-            export.export_saved_model(vae, tmp_path, version, overwrite=True)
-        assert content(tmp_path) == before
-        assert [path.name for path in tmp_path.iterdir()] == ["1"]
+            export.export_saved_model(vae, base, version, overwrite=True)
+        assert content(base) == before
+        assert [path.name for path in base.iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize("fault", WRITING)
@@ -336,10 +351,8 @@ def test_warm_up_requests(tmp_path, disk, monkeypatch, fault):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_version_that_could_not_be_replaced_is_put_back(tmp_path, monkeypatch):
-    vae = small_vae()
-    export.export_saved_model(vae, tmp_path, 1)
-    before = content(tmp_path)
+def test_a_version_that_could_not_be_replaced_is_put_back(served, monkeypatch):
+    vae, folder, before = served
     real = os.replace
 
     def refuse_new(source, target):
@@ -349,9 +362,9 @@ def test_a_version_that_could_not_be_replaced_is_put_back(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "replace", refuse_new)
     with pytest.raises(OSError, match="Input/output error"):
-        export.export_saved_model(vae, tmp_path, 1, overwrite=True)
-    assert content(tmp_path) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+        export.export_saved_model(vae, folder, 1, overwrite=True)
+    assert content(folder) == before
+    assert [path.name for path in folder.iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize(

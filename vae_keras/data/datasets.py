@@ -233,7 +233,7 @@ def describe(dataset: DataSet) -> list[str]:
         lines.append(f"{len(names):,} classes: {shown}{', ...' if len(names) > 10 else ''}.")
         if not has_classes(names):
             lines.append(
-                f"A latent map needs 2 to {MAX_CLASSES} classes, so none is drawn. "
+                f"A latent map needs 2 to {MAX_CLASSES} classes, so no map is drawn. "
                 f"Received: {len(names):,}."
             )
     else:
