@@ -165,9 +165,9 @@ def test_a_kernel_holds_few_rows_whatever_the_batch(planar, x, monkeypatch):
     """The decoder gets at most 1,000 rows at a time, also for a batch that is no multiple of 3."""
     rows, decode = [], planar.decode_distribution
 
-    def watched(latents, *arguments):
+    def watched(latents, **training):
         rows.append(int(np.prod(latents.shape[:-1])))
-        return decode(latents, *arguments)
+        return decode(latents, **training)
 
     monkeypatch.setattr(planar, "decode_distribution", watched)
     evaluation.estimate_log_likelihood(planar, x, 300, batch_size=23, verbose=False)

@@ -15,6 +15,8 @@ from vae_keras import (
     ConvEncoder,
     MLPDecoder,
     MLPEncoder,
+    TopDownDecoder,
+    TopDownEncoder,
     data,
     evaluation,
     export,
@@ -32,19 +34,25 @@ def member(
     kind: str, objective, shape, likelihood=None, prior=None, dtype: str = "float32", **compiled
 ) -> VAE:
     """A compiled model of a few hundred weights."""
+    if kind == "top_down":
+        size = {"top_dim": 3, "groups": ((1,), (2,)), "widths": (4, 6), "dtype": dtype}
+        parts = TopDownEncoder(**size), TopDownDecoder(image_shape=shape, **size)
+    else:
+        parts = flat_parts(kind, shape, dtype)
+    vae = VAE(*parts, objective=objective, likelihood=likelihood, prior=prior and prior())
+    vae.compile(**compiled)
+    return vae
+
+
+def flat_parts(kind: str, shape, dtype: str) -> tuple[keras.layers.Layer, keras.layers.Layer]:
     encoder, decoder, size = {
         "mlp": (MLPEncoder, MLPDecoder, {"hidden": (8,), "activation": "mish"}),
         "conv": (ConvEncoder, ConvDecoder, {"widths": (4, 6)}),
     }[kind]
-    vae = VAE(
+    return (
         encoder(latent_dim=3, dtype=dtype, **size),
         decoder(image_shape=shape, dtype=dtype, **size),
-        objective=objective,
-        likelihood=likelihood,
-        prior=prior and prior(),
     )
-    vae.compile(**compiled)
-    return vae
 
 
 def images(shape, num: int = 20) -> np.ndarray:
@@ -60,6 +68,8 @@ def images(shape, num: int = 20) -> np.ndarray:
         ("mlp", IWAE(4, num_resampled=2), GREY, ContinuousBernoulli()),
         ("conv", ELBO(2.0, warmup_steps=4), COLOUR, ContinuousBernoulli()),
         ("conv", IWAE(4, num_resampled=1), GREY, None, flow),
+        ("top_down", ELBO(), COLOUR, ContinuousBernoulli()),
+        ("top_down", IWAE(4, num_resampled=1), GREY),
     ],
     ids=[
         "mlp-elbo",
@@ -69,6 +79,8 @@ def images(shape, num: int = 20) -> np.ndarray:
         "mlp-iwae-continuous",
         "conv-elbo-colour-continuous",
         "conv-iwae-flow",
+        "top-down-elbo-colour-continuous",
+        "top-down-iwae",
     ],
 )
 def trained(request) -> VAE:
@@ -117,24 +129,19 @@ def test_a_members_figures_are_in_order(trained):
 
 
 @pytest.mark.parametrize(
-    "objective", [ELBO(), IWAE(4), IWAE(4, num_resampled=2)], ids=["elbo", "iwae", "resampled"]
+    "parts",
+    [
+        ("mlp", ELBO(), GREY),
+        ("mlp", IWAE(4, num_resampled=2), GREY),
+        ("conv", IWAE(4), GREY),
+        ("top_down", IWAE(4, num_resampled=1), GREY),
+        ("mlp", IWAE(4), GREY, ContinuousBernoulli()),
+        ("mlp", ELBO(), GREY, None, flow),
+        ("mlp", IWAE(4, num_resampled=1), GREY, None, flow),
+    ],
+    ids=["mlp", "resampled", "conv", "top-down", "grey", "flow", "flow-resampled"],
 )
-@pytest.mark.parametrize("kind", ["mlp", "conv"])
-def test_xla_changes_nothing_but_rounding(kind, objective):
-    require_xla_agrees(kind, objective, GREY)
-
-
-@pytest.mark.parametrize("objective", [ELBO(), IWAE(4)], ids=["elbo", "iwae"])
-def test_xla_changes_nothing_for_grey_pixels_but_rounding(objective):
-    require_xla_agrees("mlp", objective, GREY, ContinuousBernoulli())
-
-
-@pytest.mark.parametrize("objective", [ELBO(), IWAE(4, num_resampled=1)], ids=["elbo", "iwae"])
-def test_xla_changes_nothing_for_a_learned_prior_but_rounding(objective):
-    require_xla_agrees("mlp", objective, GREY, None, flow)
-
-
-def require_xla_agrees(*parts) -> None:
+def test_xla_changes_nothing_but_rounding(parts):
     def logs(jit_compile: bool) -> dict[str, list[float]]:
         vae = member(*parts, jit_compile=jit_compile)
         return vae.fit(images(GREY), batch_size=8, epochs=2, verbose=0).history
@@ -145,16 +152,24 @@ def require_xla_agrees(*parts) -> None:
 
 
 @pytest.mark.parametrize(
-    ("likelihood", "prior"),
-    [(None, None), (ContinuousBernoulli(), None), (None, flow)],
-    ids=["binary", "grey", "flow"],
+    "parts",
+    [
+        ("mlp", ELBO(), GREY),
+        ("mlp", IWAE(4), GREY, ContinuousBernoulli()),
+        ("mlp", IWAE(4, num_resampled=2), GREY, None, flow),
+        ("conv", ELBO(), GREY, None, flow),
+        ("conv", IWAE(4), GREY),
+        ("conv", IWAE(4, num_resampled=2), GREY, ContinuousBernoulli()),
+        ("top_down", ELBO(), GREY, ContinuousBernoulli()),
+        ("top_down", IWAE(4, num_resampled=2), GREY),
+    ],
+    ids=lambda parts: "-".join(
+        part if isinstance(part, str) else getattr(part, "__name__", type(part).__name__)
+        for part in parts
+        if part is not None and part != GREY
+    ),
 )
-@pytest.mark.parametrize(
-    "objective", [ELBO(), IWAE(4), IWAE(4, num_resampled=2)], ids=["elbo", "iwae", "resampled"]
-)
-@pytest.mark.parametrize("kind", ["mlp", "conv"])
-def test_bfloat16_networks_train_under_float32_distributions(kind, objective, likelihood, prior):
-    parts = kind, objective, GREY, likelihood, prior
+def test_bfloat16_networks_train_under_float32_distributions(parts):
     half = member(*parts, dtype="mixed_bfloat16", jit_compile=False)
     full = member(*parts, jit_compile=False)
     x = images(GREY)

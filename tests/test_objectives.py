@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae_keras import distributions
+from vae_keras import distributions, inference
 from vae_keras.networks import MLPDecoder, MLPEncoder
 from vae_keras.objectives import ELBO, IWAE, Terms
 from vae_keras.utils import checks
@@ -36,6 +36,11 @@ def posterior(loc, scale, rows: int) -> distributions.tfd.Distribution:
 
 def prior(latent_dim: int = 1) -> distributions.tfd.Distribution:
     return distributions.StandardNormal().distribution(latent_dim)
+
+
+def measure(objective, x, q, p, decode, noise, step=None) -> tuple[tf.Tensor, Terms]:
+    """The objective of images under a flat posterior."""
+    return objective(x, inference.flat(q, p, decode), noise, step)
 
 
 def draws(rows: int, latent_dim: int = 1) -> np.ndarray:
@@ -72,7 +77,7 @@ def test_the_quadrature_gives_a_distribution_over_images(decode):
 @pytest.mark.parametrize(("loc", "scale"), [(0.0, 1.0), (0.7, 0.5), (-1.0, 0.3)])
 def test_the_elbo_lies_below_log_p_by_the_kl_to_the_true_posterior(decode, image, loc, scale):
     x = np.repeat(image[np.newaxis], DRAWS, axis=0)
-    elbo, _ = ELBO()(x, posterior(loc, scale, DRAWS), prior(), decode, draws(DRAWS))
+    elbo, _ = measure(ELBO(), x, posterior(loc, scale, DRAWS), prior(), decode, draws(DRAWS))
     elbo = elbo.numpy().astype(np.float64)
     error = elbo.std() / np.sqrt(DRAWS)
 
@@ -92,13 +97,13 @@ def test_the_elbo_is_log_p_when_the_posterior_is_the_true_one():
             tf.tile(logits[np.newaxis], [len(z), 1, 1, 1])
         )
 
-    elbo, _ = ELBO()(IMAGES, posterior(0.0, 1.0, 3), prior(), decode, draws(3))
+    elbo, _ = measure(ELBO(), IMAGES, posterior(0.0, 1.0, 3), prior(), decode, draws(3))
     expected = [log_evidence(decode, image) for image in IMAGES]
     np.testing.assert_allclose(elbo, expected, rtol=1e-5)
 
 
 def test_the_terms_add_up_and_are_per_example(decode):
-    objective, terms = ELBO()(IMAGES, posterior(0.7, 0.5, 3), prior(), decode, draws(3))
+    objective, terms = measure(ELBO(), IMAGES, posterior(0.7, 0.5, 3), prior(), decode, draws(3))
     assert isinstance(terms, Terms)
     assert terms.elbo.shape == terms.log_likelihood.shape == terms.kl.shape == (3,)
     np.testing.assert_allclose(terms.elbo, terms.log_likelihood - terms.kl, rtol=1e-6)
@@ -108,17 +113,17 @@ def test_the_terms_add_up_and_are_per_example(decode):
 
 def test_the_log_likelihood_is_that_of_the_drawn_latent(decode):
     noise = draws(3)
-    _, terms = ELBO()(IMAGES, posterior(0.7, 0.5, 3), prior(), decode, noise)
+    _, terms = measure(ELBO(), IMAGES, posterior(0.7, 0.5, 3), prior(), decode, noise)
     expected = decode(0.7 + 0.5 * noise).log_prob(IMAGES)
     np.testing.assert_allclose(terms.log_likelihood, expected, rtol=1e-4)
 
 
 def test_an_example_does_not_depend_on_those_beside_it(decode):
     noise = draws(3)
-    whole, _ = ELBO()(IMAGES, posterior(0.7, 0.5, 3), prior(), decode, noise)
+    whole, _ = measure(ELBO(), IMAGES, posterior(0.7, 0.5, 3), prior(), decode, noise)
     for row in range(3):
         one = slice(row, row + 1)
-        alone, _ = ELBO()(IMAGES[one], posterior(0.7, 0.5, 1), prior(), decode, noise[one])
+        alone, _ = measure(ELBO(), IMAGES[one], posterior(0.7, 0.5, 1), prior(), decode, noise[one])
         np.testing.assert_allclose(alone[0], whole[row], rtol=1e-6)
 
 
@@ -126,7 +131,8 @@ def test_gradients_reach_every_weight():
     encoder = MLPEncoder(latent_dim=2, hidden=(5, 4))
     decoder = MLPDecoder(image_shape=(2, 2, 1), hidden=(5, 4))
     with tf.GradientTape() as tape:
-        bound, _ = ELBO()(
+        bound, _ = measure(
+            ELBO(),
             IMAGES,
             distributions.posterior(encoder(IMAGES)),
             prior(2),
@@ -171,10 +177,10 @@ def test_the_weight_rises_linearly_and_stays():
 
 def test_the_weight_is_in_the_objective_and_not_in_the_terms(decode):
     arguments = IMAGES, posterior(0.7, 0.5, 3), prior(), decode, draws(3)
-    _, plain = ELBO()(*arguments)
+    _, plain = measure(ELBO(), *arguments)
     objective = ELBO(beta=3.0, warmup_steps=4)
     for step, weight in ((None, 3.0), (tf.constant(0), 0.0), (tf.constant(2), 1.5)):
-        weighted, terms = objective(*arguments, step)
+        weighted, terms = measure(objective, *arguments, step)
         np.testing.assert_allclose(weighted, plain.log_likelihood - weight * plain.kl, rtol=1e-6)
         for ours, theirs in zip(terms, plain, strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -195,7 +201,9 @@ def test_the_gradient_vanishes_at_the_tempered_posterior(beta):
         tape.watch([loc, scale])
         q = distributions.tfd.Independent(normal(loc, scale), 1)
         # Draws one scale above and below have the moments of all draws.
-        weighted, _ = ELBO(beta)(np.full((2, 1), x), q, prior(), decode, np.float32([[1], [-1]]))
+        weighted, _ = measure(
+            ELBO(beta), np.full((2, 1), x), q, prior(), decode, np.float32([[1], [-1]])
+        )
         total = tf.reduce_sum(weighted)
     for gradient in tape.gradient(total, [loc, scale]):
         np.testing.assert_allclose(tf.reduce_sum(gradient), 0.0, atol=1e-5)
@@ -213,7 +221,7 @@ def test_a_weight_that_is_none_is_refused(arguments):
 def importance_bounds(decode, image, k: int, repeats: int = 4000) -> np.ndarray:
     x = np.repeat(image[np.newaxis], repeats, axis=0)
     q = posterior(0.2, 0.8, repeats)
-    return IWAE(k)(x, q, prior(), decode, draws(repeats, k))[0].numpy().astype(np.float64)
+    return measure(IWAE(k), x, q, prior(), decode, draws(repeats, k))[0].numpy().astype(np.float64)
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=["diagonal", "three", "empty"])
@@ -228,8 +236,8 @@ def test_the_bound_rises_with_k_towards_log_p(decode, image):
 
 def test_one_sample_is_the_elbo_with_a_sampled_kl(decode):
     x, noise = np.repeat(IMAGES, 4000, axis=0), draws(12000)
-    bound, terms = IWAE(1)(x, posterior(0.7, 0.5, 12000), prior(), decode, noise)
-    _, expected = ELBO()(x, posterior(0.7, 0.5, 12000), prior(), decode, noise)
+    bound, terms = measure(IWAE(1), x, posterior(0.7, 0.5, 12000), prior(), decode, noise)
+    _, expected = measure(ELBO(), x, posterior(0.7, 0.5, 12000), prior(), decode, noise)
     for ours, theirs in zip(terms, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     gap = bound.numpy() - terms.elbo.numpy()
@@ -238,9 +246,11 @@ def test_one_sample_is_the_elbo_with_a_sampled_kl(decode):
 
 def test_the_terms_are_means_over_the_draws(decode):
     noise = draws(3, 4)
-    _, terms = IWAE(4)(IMAGES, posterior(0.7, 0.5, 3), prior(), decode, noise)
+    _, terms = measure(IWAE(4), IMAGES, posterior(0.7, 0.5, 3), prior(), decode, noise)
     each = [
-        ELBO()(IMAGES, posterior(0.7, 0.5, 3), prior(), decode, noise[:, k : k + 1])[1].elbo
+        measure(ELBO(), IMAGES, posterior(0.7, 0.5, 3), prior(), decode, noise[:, k : k + 1])[
+            1
+        ].elbo
         for k in range(4)
     ]
     np.testing.assert_allclose(terms.elbo, np.mean(each, axis=0), rtol=1e-5)
@@ -264,7 +274,7 @@ def bound_gradients(objective, rows: int, plain: bool = False, noise=None):
             log_weight = decode(z).log_prob(x[:, np.newaxis]) + prior().log_prob(z)
             bound = tf.reduce_logsumexp(log_weight - each.log_prob(z), axis=1) - np.log(k)
         else:
-            bound = objective(x, q, prior(), decode, noise)[0]
+            bound = measure(objective, x, q, prior(), decode, noise)[0]
         loss = tf.reduce_mean(bound)
     return [gradient.numpy() for gradient in tape.gradient(loss, [parameters, weight])]
 
@@ -293,7 +303,7 @@ def test_the_encoders_gradient_vanishes_at_the_true_posterior():
     parameters = tf.Variable(np.tile([[np.float32(0.0), raw]], (3, 1)))
     with tf.GradientTape() as tape:
         q = distributions.posterior(parameters)
-        bound, _ = IWAE(5)(IMAGES, q, prior(), decode, noise)
+        bound, _ = measure(IWAE(5), IMAGES, q, prior(), decode, noise)
     np.testing.assert_allclose(tape.gradient(bound, parameters), np.zeros((3, 2)), atol=1e-6)
 
 
@@ -307,9 +317,14 @@ def test_a_count_of_samples_below_one_is_refused():
 def test_resampling_leaves_the_bound_and_its_terms(decode):
     noise = draws(3, 4)
     place = np.zeros((3, 1), np.float32)
-    of_all = IWAE(4)(IMAGES, posterior(0.7, 0.5, 3), prior(), decode, noise)
-    resampled = IWAE(4, 2)(
-        IMAGES, posterior(0.7, 0.5, 3), prior(), decode, np.concatenate([noise, place], axis=1)
+    of_all = measure(IWAE(4), IMAGES, posterior(0.7, 0.5, 3), prior(), decode, noise)
+    resampled = measure(
+        IWAE(4, 2),
+        IMAGES,
+        posterior(0.7, 0.5, 3),
+        prior(),
+        decode,
+        np.concatenate([noise, place], axis=1),
     )
     for ours, theirs in zip(tf.nest.flatten(resampled), tf.nest.flatten(of_all), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)

@@ -17,6 +17,7 @@ if startup.PROGRAM is None or TYPE_CHECKING:
     from vae_keras.model import VAE
     from vae_keras.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
     from vae_keras.objectives import ELBO, IWAE
+    from vae_keras.top_down import TopDownDecoder, TopDownEncoder
 
 if TYPE_CHECKING:
     from vae_keras.data import datasets as datasets
@@ -31,6 +32,8 @@ __all__ = [
     "ConvEncoder",
     "MLPDecoder",
     "MLPEncoder",
+    "TopDownDecoder",
+    "TopDownEncoder",
     "__version__",
 ]
 
@@ -44,6 +47,8 @@ _CLASSES = {
     "ConvEncoder": "networks",
     "MLPDecoder": "networks",
     "MLPEncoder": "networks",
+    "TopDownDecoder": "top_down",
+    "TopDownEncoder": "top_down",
 }
 _MODULES = {
     "datasets": "data.datasets",

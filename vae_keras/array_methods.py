@@ -37,6 +37,7 @@ class Graphs(NamedTuple):
     answer bit for bit as the served model does.
     """
 
+    context: Callable[..., Any]
     encode: Callable[..., Posterior]
     decode: Callable[..., tf.Tensor]
     prior: Callable[..., tf.Tensor]
@@ -60,6 +61,9 @@ class ArrayMethods:
 
     def encode(self, x: Any) -> Posterior:
         """Returns the posterior of each image.
+
+        The latents of a top-down model are inferred in groups. Their loc and scale are those given
+        the mean of each group above, so `decode(encode(x).loc)` equals `reconstruct(x)`.
 
         Args:
             x: images in any form that `fit` takes.

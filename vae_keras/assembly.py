@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from vae_keras import data, distributions, noise
+from vae_keras import data, distributions, inference, noise
 from vae_keras.trainer import graph_checks
 from vae_keras.utils import checks
 
@@ -188,7 +188,7 @@ def declared_image_shape(
     encoder: keras.layers.Layer, decoder: keras.layers.Layer
 ) -> tuple[int, ...] | None:
     """Returns the image shape that the parts state, or None when only data can tell."""
-    latent_dim = getattr(encoder, "latent_dim", None)
+    latent_dim = getattr(decoder if inference.is_top_down(decoder) else encoder, "latent_dim", None)
     shape = None
     if encoder.built and hasattr(encoder, "input_shape"):
         shape = encoder.input_shape
@@ -221,7 +221,9 @@ def build(
         checks.InputError: when the networks do not fit each other or the images.
     """
     parameters = _output("encoder", encoder, shape)
-    if isinstance(parameters, list):
+    if inference.is_top_down(decoder):
+        latent_dim = _build_inference(encoder, decoder, shape)
+    elif isinstance(parameters, list):
         if len(parameters) != 2 or scale_parameter is None or parameters[0] != parameters[1]:
             raise checks.InputError(
                 "The encoder must return [N, 2 * latent_dim], or two tensors [N, latent_dim] "
@@ -252,6 +254,46 @@ def build(
                     f"dtype {variable.dtype}. Leave its dtype out, or pass 'mixed_bfloat16'."
                 )
     return int(latent_dim)
+
+
+def _build_inference(encoder: keras.layers.Layer, decoder: Any, shape: tuple[Any, ...]) -> int:
+    """Creates the weights that a top-down decoder infers with, and returns its latent_dim."""
+    latent_dim = checks.whole_number("the decoder's latent_dim", decoder.latent_dim, 1)
+    context = tf.nest.flatten(encoder(tf.zeros((1, *shape[1:]))))
+    try:
+        path = inference.Path(*decoder.infer(context, tf.zeros((1, latent_dim))))
+    except (TypeError, ValueError, IndexError, tf.errors.InvalidArgumentError) as error:
+        raise checks.InputError(
+            "A top-down decoder must infer its latents from the outputs of the encoder. Received: "
+            f"outputs of shapes {[tuple(part.shape) for part in context]}, and the error "
+            f"{str(error).splitlines()[0][:200]}. Give both networks the same widths and groups."
+        ) from error
+    for name, part in zip(("latents", "loc", "scale"), path[:3], strict=True):
+        if tuple(part.shape) != (1, latent_dim) or part.dtype != tf.float32:
+            raise checks.InputError(
+                f"A top-down decoder must infer {name} as float32 [N, latent_dim]. "
+                f"Received: {part.dtype.name} {tuple(part.shape)} for latent_dim {latent_dim}. "
+                "Join the groups along the last axis."
+            )
+    return latent_dim
+
+
+def check_top_down(prior: Any, scale_parameter: str | None) -> None:
+    """Refuses parts that a top-down decoder cannot use.
+
+    Raises:
+        checks.InputError: for a learned prior, or a parameter of the scale.
+    """
+    if not isinstance(prior, distributions.StandardNormal):
+        raise checks.InputError(
+            "A top-down decoder needs the prior N(0, I): it learns the dependence between latents "
+            f"itself. Received: {type(prior).__name__}. Leave the prior out."
+        )
+    if scale_parameter is not None:
+        raise checks.InputError(
+            "A top-down decoder computes the posterior's scale itself. "
+            f"Received: scale_parameter {scale_parameter!r}. Leave it out."
+        )
 
 
 def _output(name: str, part: keras.layers.Layer, shape: tuple[Any, ...]) -> Any:

@@ -51,6 +51,23 @@ def posterior(
         scale = tf.nn.softplus(parameter) + SCALE_FLOOR
     else:
         scale = tf.exp(0.5 * parameter) if scale_parameter == "log_variance" else parameter
+    return diagonal_normal(loc, scale)
+
+
+def diagonal_normal(loc: tf.Tensor, scale: tf.Tensor) -> tfd.Distribution:
+    """Returns independent normal distributions over the last axis.
+
+    Args:
+        loc: means, [..., latent_dim].
+        scale: standard deviations, [..., latent_dim].
+
+    Returns:
+        `Independent(Normal)` with batch shape [...] and event shape [latent_dim].
+
+    Example:
+        >>> diagonal_normal(tf.zeros([8, 3]), tf.ones([8, 3])).batch_shape
+        TensorShape([8])
+    """
     return tfd.Independent(tfd.Normal(loc, scale), 1)
 
 
@@ -89,8 +106,7 @@ def stop_gradient(posterior: tfd.Distribution) -> tfd.Distribution:
         TensorShape([8])
     """
     normal = posterior.distribution
-    loc, scale = tf.stop_gradient(normal.loc), tf.stop_gradient(normal.scale)
-    return tfd.Independent(tfd.Normal(loc, scale), 1)
+    return diagonal_normal(tf.stop_gradient(normal.loc), tf.stop_gradient(normal.scale))
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")

@@ -22,8 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras import data, noise
-from vae_keras.distributions import reparameterize, tfd
+from vae_keras import data, inference, noise
 from vae_keras.model import VAE, require_built
 from vae_keras.objectives import log_weights
 from vae_keras.priors import StandardNormal
@@ -123,6 +122,22 @@ class ElboTerms:
 
 
 @dataclass(frozen=True)
+class GroupUnits:
+    """The latents of one group.
+
+    Attributes:
+        shape: (height, width, channels) of the group, or (latent_dim,).
+        active: number of active dimensions.
+        rate: KL of the group given the groups above, in nats per image, or None for a learned
+            prior.
+    """
+
+    shape: tuple[int, ...]
+    active: int
+    rate: float | None
+
+
+@dataclass(frozen=True)
 class ActiveUnits:
     """Which latent dimensions carry information.
 
@@ -131,16 +146,30 @@ class ActiveUnits:
         kl: mean KL of each dimension in nats, [latent_dim]. It sums to the rate. None for a learned
             prior, whose KL does not split into dimensions.
         threshold: a dimension is active if its variance exceeds this number.
+        shapes: the shape of each group of latents, from the top down. A flat model has one group.
     """
 
     variance: np.ndarray
     kl: np.ndarray | None
     threshold: float
+    shapes: tuple[tuple[int, ...], ...]
 
     @property
     def count(self) -> int:
         """Number of active dimensions."""
         return int((self.variance > self.threshold).sum())
+
+    @property
+    def groups(self) -> list[GroupUnits]:
+        """The groups of latents, from the top down."""
+        found, start = [], 0
+        for shape in self.shapes:
+            members = slice(start, start + math.prod(shape))
+            active = int((self.variance[members] > self.threshold).sum())
+            rate = None if self.kl is None else float(self.kl[members].sum())
+            found.append(GroupUnits(shape, active, rate))
+            start = members.stop
+        return found
 
 
 def estimate_log_likelihood(
@@ -199,20 +228,20 @@ def estimate_log_likelihood(
     kernel = _log_weight_kernel(model, chunk, batch)
     seed = checks.seed(seed)
     started = time.perf_counter()
-    known = images, *model.encode(images)
     bar = keras.utils.Progbar(len(images), unit_name="image", verbose=int(verbose))
     wanted = [k for k in {*curve, num_samples} if k <= num_samples]
 
     def of_batch(start: int) -> tuple[dict[int, np.ndarray], np.ndarray]:
         """Returns the bound for each k and the effective sample sizes of up to `batch` images."""
         held = min(batch, len(images) - start)
-        rows, loc, scale = (_filled(part[start : start + batch], batch) for part in known)
+        rows = _filled(images[start : start + batch], batch)
+        context = model.graphs.context(rows)
         identity = tf.constant([_identity(row) for row in rows])
         totals = {k: np.zeros(batch) for k in wanted}  # sums of the log-sums of finished groups
         unfinished = {k: np.full(batch, -np.inf) for k in wanted}
         squares = np.full(batch, -np.inf)  # log sum w^2
         for first in range(0, num_samples, chunk):
-            weights = kernel(rows, loc, scale, identity, tf.constant(first), tf.constant(seed))
+            weights = kernel(rows, context, identity, tf.constant(first), tf.constant(seed))
             weights = weights.numpy()[:, : num_samples - first].astype(np.float64)
             for k in wanted:
                 finished, unfinished[k] = _group_log_sums(weights, first, k, unfinished[k])
@@ -428,12 +457,35 @@ def active_units(model: VAE, x: Any, threshold: float = ACTIVE_THRESHOLD) -> Act
         Burda et al. 2016, "Importance weighted autoencoders", section 5.2.
     """
     threshold = checks.positive("threshold", threshold)
-    loc, scale = require_built(model, "an evaluation").encode(x)
+    require_built(model, "an evaluation")
+    images = model.images(x)
+    variance = model.encode(images).loc.var(axis=0)
     kl = None
     if isinstance(model.prior, StandardNormal):
+        loc, scale = _drawn_posterior(model, images)
         kl = 0.5 * (loc**2 + scale**2 - 1.0) - np.log(scale)
         kl = kl.mean(axis=0, dtype=np.float64)
-    return ActiveUnits(loc.var(axis=0), kl, threshold)
+    shapes = inference.latent_groups(model.decoder, model.latent_dim)
+    return ActiveUnits(variance, kl, threshold, tuple(shapes))
+
+
+def _drawn_posterior(model: VAE, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns loc and scale of each latent, given a draw of the groups above, [N, latent_dim]."""
+    if not model.is_top_down:
+        return model.encode(images)
+
+    @tf.function(autograph=False)
+    def posterior(rows: tf.Tensor, identity: tf.Tensor) -> Any:
+        draws = _keyed_noise(model.latent_dim, 0, identity, 1, 0)[:, 0]
+        return model.encode_tensors(model.pixels(rows), draws)
+
+    starts = range(0, len(images), _KERNEL_ROWS)
+    blocks = [images[start : start + _KERNEL_ROWS] for start in starts]
+    parts = [
+        posterior(tf.constant(block), tf.constant([_identity(row) for row in block]))
+        for block in blocks
+    ]
+    return tf.nest.map_structure(lambda *each: np.concatenate(each), *parts)
 
 
 def observations(model: VAE, x: Any) -> np.ndarray:
@@ -520,35 +572,23 @@ def _compile_log_weights(model: Any, chunk: int, batch: int) -> _Kernel:
     most = max(1, _KERNEL_ROWS // chunk)
     together = max(n for n in range(1, most + 1) if batch % n == 0)  # images a matrix product
 
-    def some(rows: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        # rows [G, H, W, C], loc and scale [G, L], draws [G, S, L]
-        posterior = tfd.Independent(tfd.Normal(loc[:, tf.newaxis], scale[:, tf.newaxis]), 1)
-        prior = model.prior.distribution(model.latent_dim)
-        z = reparameterize(posterior, draws)
-        x, decode = rows[:, tf.newaxis], model.decode_distribution
-        log_weight, _ = log_weights(x, z, posterior, prior, decode)
+    def some(rows: tf.Tensor, draws: tf.Tensor, *context: tf.Tensor) -> tf.Tensor:
+        # rows [G, H, W, C], draws [G, S, L], each part of the context [G, ...]
+        log_weight, _ = log_weights(rows[:, tf.newaxis], model.inference(context)(draws))
         return log_weight  # [G, S]
 
     @tf.function(jit_compile=model.xla_pays(), autograph=False)
-    def compiled(rows: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        def split(part: tf.Tensor) -> tf.Tensor:
-            return tf.reshape(part, [-1, together, *part.shape[1:]])
-
-        parts = [split(part) for part in (rows, loc, scale, draws)]
-        out = tf.map_fn(lambda args: some(*args), tuple(parts), fn_output_signature=tf.float32)
+    def compiled(*parts: tf.Tensor) -> tf.Tensor:
+        split = [tf.reshape(part, [-1, together, *part.shape[1:]]) for part in parts]
+        out = tf.map_fn(lambda args: some(*args), tuple(split), fn_output_signature=tf.float32)
         return tf.reshape(out, [batch, chunk])
 
     @tf.function(autograph=False)
     def kernel(
-        rows: tf.Tensor,
-        loc: tf.Tensor,
-        scale: tf.Tensor,
-        identity: tf.Tensor,
-        first: tf.Tensor,
-        seed: tf.Tensor,
+        rows: tf.Tensor, context: Any, identity: tf.Tensor, first: tf.Tensor, seed: tf.Tensor
     ) -> tf.Tensor:
         draws = _keyed_noise(model.latent_dim, seed, identity, chunk, first)
-        return compiled(rows, loc, scale, draws)
+        return compiled(rows, draws, *context)
 
     return kernel
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from vae_keras import assembly, data, distributions, noise, priors
+from vae_keras import assembly, data, distributions, inference, noise, priors
 from vae_keras.array_methods import ArrayMethods, Graphs, Posterior
+from vae_keras.image_examples import ImageExamples
 from vae_keras.networks import MLPDecoder, MLPEncoder
-from vae_keras.objectives import ELBO, IWAE, Decode, Terms, elbo_terms
+from vae_keras.objectives import ELBO, IWAE, Terms, elbo_terms
 from vae_keras.trainer import Bound, Trainer, fast_path
 from vae_keras.utils import checks, keras_file
 from vae_keras.zoo import presets
@@ -42,7 +42,7 @@ class _PresetNames:
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
-class VAE(ArrayMethods, Trainer):
+class VAE(ArrayMethods, ImageExamples, Trainer):
     """A variational autoencoder with a diagonal normal posterior and independent pixels.
 
     `fit`, `evaluate` and `predict` take what those of `keras.Model` take. Images are uint8 in
@@ -54,9 +54,11 @@ class VAE(ArrayMethods, Trainer):
     Args:
         encoder: Keras layer or model from images [N, H, W, C] to the posterior's parameters: loc
             and the parameter of the scale, as one tensor [N, 2 * latent_dim] or as two tensors
-            [N, latent_dim]. Default `MLPEncoder()`.
-        decoder: Keras layer or model from latents [N, latent_dim] to logits [N, H, W, C].
-            Default `MLPDecoder()`.
+            [N, latent_dim]. For a top-down decoder, it returns what that decoder's `infer` takes.
+            Default `MLPEncoder()`.
+        decoder: Keras layer or model from latents [N, latent_dim] to logits [N, H, W, C]. A
+            decoder with `latent_dim` and `infer`, such as `TopDownDecoder`, infers the latents in
+            groups. Default `MLPDecoder()`.
         prior: p(z), `priors.StandardNormal()` or `priors.AutoregressiveFlow()`.
             Default `priors.StandardNormal()`.
         objective: the bound that training maximises, `ELBO()` or `IWAE()`. It may be replaced
@@ -192,6 +194,8 @@ class VAE(ArrayMethods, Trainer):
         shape = assembly.batch_shape(input_shape)
         with self.scope():
             latent_dim = assembly.build(self.encoder, self.decoder, self.scale_parameter, shape)
+            if self.is_top_down:
+                assembly.check_top_down(self.prior, self.scale_parameter)
             if isinstance(self.prior, keras.layers.Layer) and not self.prior.built:
                 self.prior.build((None, latent_dim))
         self.latent_dim, self.image_shape = latent_dim, shape[1:]
@@ -209,8 +213,12 @@ class VAE(ArrayMethods, Trainer):
             draws = noise.normal(seed, stream, rows=count, size=self.latent_dim, row=row)
             return self.terms(rows, draws)
 
+        context = tf.function(self.context, [images], autograph=False)
+        # The context of a flat posterior is its loc and scale.
+        encode = tf.function(self.encode_tensors, [images], autograph=False)
         return Graphs(
-            encode=tf.function(self.encode_tensors, [images], autograph=False),
+            context=context,
+            encode=encode if self.is_top_down else context,
             decode=tf.function(self.decode_tensors, [latents], autograph=False),
             prior=tf.function(self.prior.transform, [latents], autograph=False),
             reconstruct=tf.function(self.call, [images], autograph=False),
@@ -254,17 +262,55 @@ class VAE(ArrayMethods, Trainer):
 
     # ---------------------------------------------------------------- the model, on tensors
 
+    @property
+    def is_top_down(self) -> bool:
+        """Whether the decoder infers the latents in groups, from the top down."""
+        return inference.is_top_down(self.decoder)
+
+    def context(self, images: tf.Tensor, training: bool = False) -> Any:
+        """Returns what inference knows of each image.
+
+        Args:
+            images: float [N, H, W, C] in [0, 1].
+            training: whether the encoder trains. Default False.
+
+        Returns:
+            `Posterior(loc, scale)`, or the outputs of the encoder for a top-down decoder.
+        """
+        parameters = self.encoder(images, training=training)
+        if self.is_top_down:
+            return tuple(tf.nest.flatten(parameters))
+        normal = distributions.posterior(parameters, self.scale_parameter or "raw").distribution
+        return Posterior(normal.loc, normal.scale)
+
+    def inference(self, context: Any, training: bool = False) -> inference.Infer:
+        """Returns the function from noise to samples of the posterior.
+
+        Args:
+            context: what `context` returned for N images.
+            training: whether the decoder trains. Default False.
+        """
+        prior = self.prior.distribution(self.latent_dim)
+        if self.is_top_down:
+            walk = functools.partial(self.decoder.infer, training=training)
+            return inference.top_down(walk, context, prior, self.likelihood.distribution)
+        posterior = distributions.diagonal_normal(*context)
+        decode = functools.partial(self.decode_distribution, training=training)
+        return inference.flat(posterior, prior, decode)
+
     def posterior(
         self, images: tf.Tensor, training: bool = False
     ) -> distributions.tfd.Distribution:
         """Returns q(z | x) as a TFP distribution.
 
+        The posterior of a top-down decoder is conditioned on the mean of each group above, as in
+        `encode`.
+
         Args:
             images: float [N, H, W, C] in [0, 1].
-            training: whether the encoder trains. Default False.
+            training: whether the networks train. Default False.
         """
-        parameters = self.encoder(images, training=training)
-        return distributions.posterior(parameters, self.scale_parameter or "raw")
+        return distributions.diagonal_normal(*self.encode_tensors(images, training=training))
 
     def decode_distribution(
         self, latents: tf.Tensor, training: bool = False
@@ -295,19 +341,12 @@ class VAE(ArrayMethods, Trainer):
             step: number of optimizer steps so far, for an objective that changes during training,
                 or None after training. Default None.
         """
-        x, posterior, prior, decode = self._factors(images, training)
-        return self.objective(x, posterior, prior, decode, noise, step)
+        infer = self.inference(self.context(images, training), training)
+        return self.objective(images, infer, noise, step)
 
     def terms(self, images: tf.Tensor, noise: tf.Tensor) -> Terms:
         """Returns the `Terms` [N] of the ELBO, for any objective and noise [N, latent_dim]."""
-        x, posterior, prior, decode = self._factors(images, training=False)
-        return elbo_terms(x, posterior, prior, decode, noise)
-
-    def _factors(self, images: tf.Tensor, training: bool) -> tuple[Any, Any, Any, Decode]:
-        """The arguments of an objective before the noise: x, q(z | x), p(z) and p(x | z)."""
-        prior = self.prior.distribution(self.latent_dim)
-        decode = functools.partial(self.decode_distribution, training=training)
-        return images, self.posterior(images, training), prior, decode
+        return elbo_terms(images, self.inference(self.context(images))(noise))
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Reconstructs images through the mean of the posterior, without noise.
@@ -320,19 +359,30 @@ class VAE(ArrayMethods, Trainer):
         """
         return self.decode_tensors(self.encode_tensors(self.pixels(images)).loc)
 
-    def encode_tensors(self, images: tf.Tensor) -> Posterior:
-        """Returns loc and scale of the posterior, [N, latent_dim], for float images."""
-        normal = self.posterior(images).distribution
-        return Posterior(normal.loc, normal.scale)
+    def encode_tensors(
+        self, images: tf.Tensor, noise: tf.Tensor | None = None, training: bool = False
+    ) -> Posterior:
+        """Returns loc and scale of the posterior, [N, latent_dim] each.
+
+        A top-down decoder conditions each group of latents on the groups above it.
+
+        Args:
+            images: float [N, H, W, C] in [0, 1].
+            noise: standard normal [N, latent_dim], from which a top-down decoder draws the groups
+                above. Default: 0, so that each group above is at its mean.
+            training: whether the networks train. Default False.
+        """
+        context = self.context(images, training)
+        if not self.is_top_down:
+            return context
+        if noise is None:
+            noise = tf.zeros([tf.shape(images)[0], self.latent_dim])
+        path = self.decoder.infer(context, noise, training=training)
+        return Posterior(path.loc, path.scale)
 
     def decode_tensors(self, latents: tf.Tensor) -> tf.Tensor:
         """Returns pixel means [..., H, W, C] for latents [..., latent_dim]."""
         return self.decode_distribution(latents).mean()
-
-    def pixels(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns images as the encoder sees them where nothing may be random."""
-        mode = "none" if self.binarization == "dynamic" else self.binarization
-        return data.to_pixels(assembly.image_tensor(images), None, mode)
 
     # ---------------------------------------------------------------- what the trainer asks
 
@@ -346,11 +396,6 @@ class VAE(ArrayMethods, Trainer):
         """The settings that are logged: the weight of the KL where it differs from 1."""
         return () if self._kl_weight() is None else ("kl_weight",)
 
-    @property
-    def example_shape(self) -> tuple[int, ...]:
-        """The shape of an image, (H, W, C)."""
-        return self.image_shape
-
     def traced_settings(self) -> tuple[Any, ...]:
         """The Python values that a compiled step has read."""
         return (*assembly.settings(self.objective), self.binarization, self.seed)
@@ -362,35 +407,10 @@ class VAE(ArrayMethods, Trainer):
         convolves = any(fast_path.is_conv(layer) for layer in layers)
         return not convolves or bool(tf.config.list_physical_devices("GPU"))
 
-    def as_examples(self, x: Any, name: str = "x") -> np.ndarray:
-        """Returns images [N, H, W, C] as uint8 or float32, checked, and builds the model."""
-        images = checks.images(x, name, shape=self.image_shape if self.built else None)
-        if not self.built:
-            self.build((None, *images.shape[1:]))
-        return images
-
-    def check_spec(self, spec: tf.TensorSpec) -> None:
-        """Refuses a dataset whose images cannot be right, and builds the model for the others."""
-        shape = assembly.dataset_shape(spec, self.image_shape if self.built else None)
-        if not self.built:
-            self.build((None, *shape))
-
     def check_parts(self) -> None:
         """Warns of a decoder that returns probabilities instead of logits."""
         if not type(self.decoder).__module__.startswith("vae_keras."):
             assembly.warn_of_probabilities(self.decoder, self.latent_dim)
-
-    def check_support(self, examples: np.ndarray) -> None:
-        """Refuses black and white images under a likelihood of grey ones: it has no upper bound."""
-        if self.likelihood.support != "binary":
-            checks.not_only_binary(examples)
-
-    def standardize(self, x: Any) -> tf.Tensor:
-        """Returns a batch as images [N, H, W, C], uint8 or float32, checked inside the graph."""
-        images = assembly.image_tensor(x, self.image_shape if self.built else None)
-        if not self.built:
-            self.build((None, *images.shape[1:]))
-        return assembly.checked(images, self.image_shape)
 
     def draws(
         self, rows: int | tf.Tensor, step: int | tf.Tensor, row: int | tf.Tensor, training: bool

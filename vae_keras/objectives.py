@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from vae_keras.distributions import kl_divergence, reparameterize, stop_gradient, tfd
+from vae_keras.distributions import tfd
+from vae_keras.inference import Draw, Infer
 from vae_keras.utils import checks
 
 
@@ -21,61 +21,35 @@ class Terms(NamedTuple):
     kl: tf.Tensor
 
 
-Decode = Callable[[tf.Tensor], tfd.Distribution]
-"""Latents [..., latent_dim] to p(x | z)."""
-
-
-def log_weights(
-    x: tf.Tensor,
-    z: tf.Tensor,
-    posterior: tfd.Distribution,
-    prior: tfd.Distribution,
-    decode: Decode,
-) -> tuple[tf.Tensor, tf.Tensor]:
+def log_weights(x: tf.Tensor, draw: Draw) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the importance weights log p(x | z) + log p(z) - log q(z | x).
 
     Args:
         x: images as the likelihood sees them, [..., H, W, C]; they broadcast with the samples.
-        z: samples of the posterior, [..., latent_dim].
-        posterior: q(z | x).
-        prior: p(z).
-        decode: latents to p(x | z).
+        draw: samples of the posterior, [...].
 
     Returns:
-        The log weights and log p(x | z), in nats, in the shape of the samples without their last
-        axis.
+        The log weights and log p(x | z), in nats, [...] each.
 
     References:
         Burda et al. 2016, "Importance weighted autoencoders", equation 7.
     """
-    log_likelihood = decode(z).log_prob(x)
-    log_prior, log_posterior = prior.log_prob(z), posterior.log_prob(z)
-    return log_likelihood + log_prior - log_posterior, log_likelihood
+    log_likelihood = draw.likelihood.log_prob(x)
+    return log_likelihood + draw.log_prior - draw.log_posterior, log_likelihood
 
 
-def elbo_terms(
-    x: tf.Tensor,
-    posterior: tfd.Distribution,
-    prior: tfd.Distribution,
-    decode: Decode,
-    noise: tf.Tensor,
-) -> Terms:
+def elbo_terms(x: tf.Tensor, draw: Draw) -> Terms:
     """Estimates the terms of the ELBO with one sample of the posterior for each image.
 
     Args:
         x: images [N, H, W, C] as the likelihood sees them.
-        posterior: q(z | x), batch shape [N].
-        prior: p(z).
-        decode: latents [..., latent_dim] to p(x | z).
-        noise: standard normal [N, latent_dim].
+        draw: samples of the posterior, [N].
 
     Returns:
         `Terms` [N].
     """
-    z = reparameterize(posterior, noise)  # [N, latent_dim]
-    log_likelihood = decode(z).log_prob(x)  # [N]
-    kl = kl_divergence(posterior, prior, z)  # [N]
-    return Terms(log_likelihood - kl, log_likelihood, kl)
+    log_likelihood = draw.likelihood.log_prob(x)
+    return Terms(log_likelihood - draw.kl, log_likelihood, draw.kl)
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
@@ -151,9 +125,7 @@ class ELBO:
     def __call__(
         self,
         x: tf.Tensor,
-        posterior: tfd.Distribution,
-        prior: tfd.Distribution,
-        decode: Decode,
+        infer: Infer,
         noise: tf.Tensor,
         step: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, Terms]:
@@ -161,16 +133,14 @@ class ELBO:
 
         Args:
             x: images [N, H, W, C] as the likelihood sees them.
-            posterior: q(z | x), batch shape [N].
-            prior: p(z).
-            decode: latents [..., latent_dim] to p(x | z).
+            infer: noise to samples of the posterior of each image.
             noise: standard normal [N, latent_dim].
             step: number of optimizer steps so far, or None after training. Default None.
 
         Returns:
             The value to maximise, [N], and the `Terms` to report.
         """
-        terms = elbo_terms(x, posterior, prior, decode, noise)
+        terms = elbo_terms(x, infer(noise))
         return terms.log_likelihood - self.kl_weight(step) * terms.kl, terms
 
     def get_config(self) -> dict[str, Any]:
@@ -187,8 +157,9 @@ class ELBO:
 class IWAE:
     """The importance-weighted bound: E log mean_k p(x, z_k) / q(z_k | x), with z_k from q(z | x).
 
-    The bound lies between the ELBO and log p(x), and it rises with k. The encoder gets the doubly
-    reparameterised gradient, whose noise does not drown the signal as k grows.
+    The bound lies between the ELBO and log p(x), and it rises with k. The encoder of a flat
+    posterior gets the doubly reparameterised gradient, whose noise does not drown the signal as k
+    grows. A top-down posterior gets the total derivative.
 
     `num_resampled` draws that many of the k samples by their weights, and only those carry the
     gradient. The others need no backward pass. The expected gradient stays the same, and the
@@ -228,49 +199,36 @@ class IWAE:
     def __call__(
         self,
         x: tf.Tensor,
-        posterior: tfd.Distribution,
-        prior: tfd.Distribution,
-        decode: Decode,
+        infer: Infer,
         noise: tf.Tensor,
         step: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, Terms]:
         """Estimates the bound.
 
         Args:
-            x, posterior, prior, decode: as in `ELBO.__call__`.
+            x, infer: as in `ELBO.__call__`.
             noise: standard normal [N, noise_size].
             step: not used; every step has the same bound. Default None.
 
         Returns:
             The bound, [N], and the `Terms` of the ELBO, which are means over the same samples.
         """
-        latent_dim = prior.event_shape[0]
+        latent_dim = (noise.shape[1] - (self.num_resampled is not None)) // self.num_samples
         samples = tf.reshape(
             noise[:, : self.num_samples * latent_dim], [-1, self.num_samples, latent_dim]
         )
-        each = posterior[:, tf.newaxis]  # batch shape [N, 1]
-
-        @tf.custom_gradient
-        def weighted_once_more(z: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-            # The gradient of the bound weighs sample k by w_k. The encoder, to which z leads,
-            # takes w_k^2 with the density of the posterior held fixed. `weights` is known when
-            # this runs.
-            return tf.identity(z), lambda upstream: upstream * weights[..., tf.newaxis]
-
-        def weigh(z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return log_weights(x[:, tf.newaxis], z, stop_gradient(each), prior, decode)  # [N, k]
-
-        z = weighted_once_more(reparameterize(each, samples))  # [N, k, latent_dim]
-        log_weight, log_likelihood = weigh(z)
-        kl = tf.reduce_mean(kl_divergence(each, prior, z), axis=1)
+        # The weights are known when the gradient is computed.
+        draw = infer(samples, path_weights=lambda: weights)  # [N, k]
+        log_weight, log_likelihood = log_weights(x[:, tf.newaxis], draw)
+        kl = tf.reduce_mean(draw.kl, axis=1)
         weights = tf.stop_gradient(tf.nn.softmax(log_weight, axis=1))
         bound = tf.reduce_logsumexp(log_weight, axis=1) - math.log(self.num_samples)
         if self.num_resampled is not None:
             kept = _systematic(weights, noise[:, -1], self.num_resampled)  # [N, num_resampled]
             weights = tf.gather(weights, kept, batch_dims=1)
-            z = weighted_once_more(reparameterize(each, tf.gather(samples, kept, batch_dims=1)))
+            again = infer(tf.gather(samples, kept, batch_dims=1), path_weights=lambda: weights)
             # Samples that were drawn by their weights count alike.
-            carrier = tf.reduce_mean(weigh(z)[0], axis=1)
+            carrier = tf.reduce_mean(log_weights(x[:, tf.newaxis], again)[0], axis=1)
             bound = tf.stop_gradient(bound - carrier) + carrier
 
         log_likelihood = tf.reduce_mean(log_likelihood, axis=1)

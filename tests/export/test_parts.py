@@ -11,7 +11,7 @@ from keras import layers
 
 from tests.conftest import images, small_vae
 from tests.export.conftest import with_random_weights
-from vae_keras import VAE, ConvDecoder, ConvEncoder, export
+from vae_keras import VAE, ConvDecoder, ConvEncoder, TopDownDecoder, TopDownEncoder, export
 from vae_keras.utils import checks
 
 
@@ -36,7 +36,17 @@ def recurrent() -> VAE:
     return small_vae(encoder=encoder)
 
 
-ARCHITECTURES = {"dense": small_vae, "convolutions": conv, "recurrent": recurrent}
+def top_down() -> VAE:
+    size = {"top_dim": 2, "groups": ((1,), (2,)), "widths": (3, 4)}
+    return VAE(TopDownEncoder(**size), TopDownDecoder((9, 7, 3), **size))
+
+
+ARCHITECTURES = {
+    "dense": small_vae,
+    "convolutions": conv,
+    "recurrent": recurrent,
+    "top down": top_down,
+}
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)

@@ -63,13 +63,14 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
         return {"probabilities": model.decode_tensors(latents)}
 
     parts = {
-        "encoder": (model.encoder, encode, "images", model.image_shape),
-        "decoder": (model.decoder, decode, "latents", (model.latent_dim,)),
+        # A top-down decoder infers the latents, so the file of the encoder has weights of both.
+        "encoder": ([model.encoder, model.decoder], encode, "images", model.image_shape),
+        "decoder": ([model.decoder], decode, "latents", (model.latent_dim,)),
     }
     folder = checks.writable("folder", folder, folder=True)
     paths = []
-    for name, (layer, function, input_name, shape) in parts.items():
-        part = _Part(name, layer, function)
+    for name, (layers, function, input_name, shape) in parts.items():
+        part = _Part(name, layers, function)
         part(tf.zeros((1, *shape)))
         path = folder / (name + suffix)
         spec = tf.TensorSpec([None, *shape], name=input_name)
@@ -85,15 +86,13 @@ class _Part(keras.Model):
 
     Args:
         name: name of the model.
-        layer: network whose weights the function uses.
+        layers: networks whose weights the function uses.
         function: maps the input to a dictionary of outputs.
     """
 
-    def __init__(
-        self, name: str, layer: keras.layers.Layer, function: Callable[[tf.Tensor], Any]
-    ) -> None:
+    def __init__(self, name: str, layers: list[Any], function: Callable[[tf.Tensor], Any]) -> None:
         super().__init__(name=name)
-        self.layer, self.function = layer, function
+        self.networks, self.function = layers, function
 
     def call(self, x: tf.Tensor) -> Any:
         return self.function(x)
@@ -116,7 +115,7 @@ def _write_litert(part: _Part, path: str, spec: tf.TensorSpec) -> None:
     builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
     arguments = {"format": "litert", "input_signature": [spec], "target_spec": builtins}
     try:
-        with _unrolled(part.layer):
+        with _unrolled(part.networks):
             part.export(path, verbose=False, **arguments)
     except Exception as error:  # The converter's own class is not public.
         # The message lists the operation between the calls of the functions around it.
@@ -143,10 +142,11 @@ def _refuse_operation(format: str, pattern: str, error: Exception) -> None:
 
 
 @contextlib.contextmanager
-def _unrolled(network: keras.layers.Layer) -> Iterator[None]:
+def _unrolled(networks: list[keras.layers.Layer]) -> Iterator[None]:
     """Unrolls recurrent layers, because LiteRT cannot run their loops for a free batch size."""
     looped = [
         layer
+        for network in networks
         for layer in layers_of(network)
         if isinstance(layer, keras.layers.RNN) and not layer.unroll
     ]

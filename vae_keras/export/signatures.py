@@ -14,7 +14,6 @@ import numpy as np
 import tensorflow as tf
 
 from vae_keras import noise
-from vae_keras.distributions import reparameterize
 from vae_keras.model import VAE
 from vae_keras.objectives import log_weights
 
@@ -147,16 +146,14 @@ def _log_marginal(model: VAE, images: tf.Tensor, seeds: tf.Tensor, samples: int)
 
     The images are measured one at a time, which bounds the memory.
     """
-    prior = model.prior.distribution(model.latent_dim)
 
     def one(row: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         image, pair = row
         draws = noise.normal(
             pair[0], noise.Stream.IMPORTANCE, rows=samples, size=model.latent_dim, step=pair[1]
         )
-        posterior = model.posterior(image[tf.newaxis])
-        z = reparameterize(posterior, draws)  # [S, L]
-        log_weight, _ = log_weights(image, z, posterior, prior, model.decode_distribution)
+        infer = model.inference(model.context(image[tf.newaxis]))
+        log_weight, _ = log_weights(image, infer(draws[tf.newaxis]))  # [1, S]
         return tf.reduce_logsumexp(log_weight) - math.log(samples)
 
     return tf.map_fn(one, (images, seeds), fn_output_signature=tf.TensorSpec([], tf.float32))

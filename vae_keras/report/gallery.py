@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from statistics import NormalDist
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from vae_keras import noise
+from vae_keras import inference, noise
 from vae_keras.data import datasets
 from vae_keras.model import VAE
 from vae_keras.priors import StandardNormal
@@ -96,8 +97,8 @@ def image_figures(
 
     Yields:
         Names and figures: "reconstructions"; "interpolations" if there are two images or more;
-        "manifold" if the latent space has two dimensions; "latent_map" if the labels are classes,
-        see `datasets.has_classes`.
+        "manifold" if the latent space has two dimensions; "levels" if the latents come in groups;
+        "latent_map" if the labels are classes, see `datasets.has_classes`.
 
     Example:
         >>> x = np.zeros((10, 28, 28, 1), np.uint8)
@@ -132,6 +133,8 @@ def image_figures(
     if model.latent_dim == 2:
         title = "Images decoded over the latent plane"
         yield "manifold", figures.grid(manifold(model), _SIDE, _SIDE, title, invert=invert)
+    if len(inference.latent_groups(model.decoder, model.latent_dim)) > 1:
+        yield "levels", _levels(model, originals[:1], images[:1], invert, split)
     if labels is not None and datasets.has_classes(labels):
         loc = model.encode(images).loc
         points, axis_name = project(loc)
@@ -176,6 +179,52 @@ def _interpolations(
         f"Interpolations between the posterior means of two {split} images",
         row_labels=[name for _, _, name in pairs] if pairs[0][2] else (),
         column_labels=["original", *fractions, "original"],
+        invert=invert,
+    )
+
+
+def levels(model: VAE, image: np.ndarray, count: int = _COLUMNS, seed: int = 0) -> np.ndarray:
+    """Decodes the latents of an image with the lower groups drawn anew: what each level holds.
+
+    Args:
+        model: a model whose latents come in groups.
+        image: an image as the model receives it, [1, H, W, C].
+        count: number of draws for each level. Default 10.
+        seed: seed of the draws, an integer >= 0. Default 0.
+
+    Returns:
+        Pixel means [G, count, H, W, C]. In row g, the first g + 1 of the G groups are those of the
+        image, and the others are draws of the prior. The last row has one image, repeated.
+
+    Example:
+        >>> from vae_keras import TopDownDecoder, TopDownEncoder
+        >>> vae = VAE(TopDownEncoder(), TopDownDecoder())
+        >>> levels(vae, np.zeros((1, 28, 28, 1), np.float32), count=3).shape
+        (5, 3, 28, 28, 1)
+    """
+    loc, draws = model.encode(image).loc, model.prior_latents(count, seed)
+    rows, end = [], 0
+    for shape in inference.latent_groups(model.decoder, model.latent_dim):
+        end += math.prod(shape)
+        kept = np.repeat(loc[:, :end], count, axis=0)
+        rows.append(model.decode(np.concatenate([kept, draws[:, end:]], axis=1)))
+    return np.stack(rows)
+
+
+def _levels(
+    model: VAE, original: np.ndarray, image: np.ndarray, invert: bool, split: str
+) -> Figure:
+    shapes = inference.latent_groups(model.decoder, model.latent_dim)
+    drawn = levels(model, image)
+    first = np.broadcast_to(original[:, np.newaxis] / 255.0, (len(drawn), 1, *drawn.shape[2:]))
+    images = np.concatenate([first, drawn], axis=1)
+    return figures.grid(
+        images.reshape(-1, *images.shape[2:]),
+        len(shapes),
+        images.shape[1],
+        f"What each group of latents holds: a {split} image, with the groups below drawn anew",
+        row_labels=[f"kept to {' x '.join(map(str, shape))}" for shape in shapes],
+        column_labels=["original", *[""] * drawn.shape[1]],
         invert=invert,
     )
 

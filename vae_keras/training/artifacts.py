@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,7 +143,18 @@ def measure(
         )
     ]
     how = {"estimator": "variance of the posterior mean", "threshold": units.threshold}
-    return [*entries, metric("active_units", units.count, unit="dimensions", **how, **facts)]
+    entries.append(metric("active_units", units.count, unit="dimensions", **how, **facts))
+    if len(units.groups) > 1:
+        entries += [_of_group(index, group, facts) for index, group in enumerate(units.groups)]
+    return entries
+
+
+def _of_group(index: int, group: evaluation.GroupUnits, facts: dict[str, Any]) -> dict[str, Any]:
+    """The rate of one group; the prior of groups is N(0, I), so every group has a rate."""
+    shape, count = " x ".join(map(str, group.shape)), math.prod(group.shape)
+    how = f"KL given the groups above; {shape} latents, {group.active} of {count} active"
+    rate = math.nan if group.rate is None else group.rate
+    return metric(f"rate_of_group_{index + 1}", rate, unit="nats per image", estimator=how, **facts)
 
 
 def save_weights(model: VAE, path: Path) -> None:

@@ -11,12 +11,21 @@ from vae_keras.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from vae_keras.objectives import ELBO, IWAE
 from vae_keras.optimizers import Adam, Muon, cosine
 from vae_keras.priors import AutoregressiveFlow, StandardNormal
+from vae_keras.top_down import TopDownDecoder, TopDownEncoder
 from vae_keras.utils import checks
 from vae_keras.zoo import presets
 
 # The classes that a recipe may name.
-ENCODERS = {"MLPEncoder": MLPEncoder, "ConvEncoder": ConvEncoder}
-DECODERS = {"MLPDecoder": MLPDecoder, "ConvDecoder": ConvDecoder}
+ENCODERS = {
+    "MLPEncoder": MLPEncoder,
+    "ConvEncoder": ConvEncoder,
+    "TopDownEncoder": TopDownEncoder,
+}
+DECODERS = {
+    "MLPDecoder": MLPDecoder,
+    "ConvDecoder": ConvDecoder,
+    "TopDownDecoder": TopDownDecoder,
+}
 PRIORS = {"StandardNormal": StandardNormal, "AutoregressiveFlow": AutoregressiveFlow}
 OBJECTIVES = {"ELBO": ELBO, "IWAE": IWAE}
 LIKELIHOODS = {"Bernoulli": Bernoulli, "ContinuousBernoulli": ContinuousBernoulli}
