@@ -1,9 +1,11 @@
 # `make train` trains the preset mlp_mnist. `make test` runs the checks of CI. `make test-all` adds the
-# slow tests, and `make test-lowest` runs a selection on the lowest supported versions. Each target
-# sets up what it needs.
+# slow tests, and `make test-lowest` runs a selection on the lowest supported versions. `make serve`
+# exports a preset and serves it with TF Serving, the binary or Docker. Each target sets up what it
+# needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PRESET ?= mlp_mnist
 
 # A process for each group of tests, two at a time. TensorFlow keeps what it compiled until a process
 # ends, so one process for all tests would need several times the memory.
@@ -11,10 +13,16 @@ GROUPS = $(wildcard tests/*/test_*.py) $(wildcard tests/test_*.py)
 in_groups = printf '%s\n' $(GROUPS) | sed -E 's,^tests/([a-z]+)/.*,tests/\1,' | sort -u \
   | xargs -P 2 -I {} sh -c '$(BIN)/python -m pytest $(1) {} || [ $$? = 5 ]' # 5: all are slow
 
-.PHONY: train test test-all test-lowest bench clean
+.PHONY: train serve test test-all test-lowest bench clean
 
 train: $(VENV)/.ready
 	$(BIN)/python train.py
+
+# The export is made anew, so that it is never older than the weights or the code.
+serve: $(VENV)/.ready
+	rm -rf "serving/models/$(PRESET)"
+	$(BIN)/python -m vae_keras export --preset "$(PRESET)" --to "serving/models/$(PRESET)" --version 1
+	serving/serve.sh "$(PRESET)"
 
 test: $(VENV)/.ready-test
 	$(BIN)/ruff check .
@@ -56,4 +64,4 @@ $(VENV)-bench/.ready: requirements.txt benchmarks/requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench $(VENV)-lowest build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-lowest build dist *.egg-info serving/models

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from vae_keras.utils import checks
 
@@ -470,11 +471,50 @@ def mish(x: Any) -> Any:
     return x * (ratio / (ratio + 2.0))
 
 
+@keras.saving.register_keras_serializable(package="vae_keras")
+def silu(x: Any) -> Any:
+    """Computes x * sigmoid(x), in a form that every runtime of TensorFlow computes alike.
+
+    `tf.nn.silu` is x * sigmoid(1 * x). Where another operation of a graph uses the number 1, the
+    session of a server merges the two constants. oneDNN's swish then no longer replaces the
+    product, and the last bits differ from Python's. This form has no constant.
+
+    Args:
+        x: float tensor of any shape.
+
+    Returns:
+        A tensor of the same shape and dtype. The gradient has the bits of `tf.nn.silu`.
+
+    Example:
+        >>> round(float(silu(keras.ops.ones(()))), 4)
+        0.7311
+
+    References:
+        Elfwing et al. 2017, "Sigmoid-weighted linear units for neural network function
+        approximation in reinforcement learning", equation 3.
+    """
+    return _silu(tf.convert_to_tensor(x))
+
+
+@tf.custom_gradient
+def _silu(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        # The sigmoid is computed again, so that the forward pass does not keep it in memory.
+        with tf.control_dependencies([upstream]):
+            slope = tf.sigmoid(x)
+        return upstream * (slope * (1.0 + x * (1.0 - slope)))
+
+    return x * tf.sigmoid(x), gradient
+
+
+_OWN_ACTIVATIONS = {"mish": mish, "silu": silu, "swish": silu}
+
+
 def activation_function(name: str) -> Callable[[Any], Any]:
     """Returns the activation with a name.
 
     Args:
-        name: a name in `keras.activations`, or "mish" for this module's `mish`.
+        name: a name in `keras.activations`. "mish", "silu" and "swish" are those of this module.
 
     Returns:
         A function from a tensor to a tensor of the same shape.
@@ -490,7 +530,7 @@ def activation_function(name: str) -> Callable[[Any], Any]:
     try:
         if not isinstance(name, str):
             raise TypeError("not a name")
-        return mish if name == "mish" else keras.activations.get(name)
+        return _OWN_ACTIVATIONS.get(name) or keras.activations.get(name)
     except (ValueError, TypeError) as error:
         raise checks.InputError(
             f"activation must be the name of a Keras activation. Received: {name!r}. Pass 'tanh'."

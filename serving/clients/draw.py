@@ -66,5 +66,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (RequestError, OSError) as error:
+    except (RequestError, OSError, ValueError) as error:
         sys.exit(f"Error: {error}")

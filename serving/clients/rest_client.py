@@ -16,7 +16,11 @@ from typing import Any
 
 import numpy as np
 
-URL = "http://localhost:8501/v1/models/mlp_mnist"
+# A request without a label is answered by the newest version, also while that is only a canary.
+URL = "http://localhost:8501/v1/models/mlp_mnist/labels/stable"
+
+MAX_ROWS = 64
+"""Rows in a request. A server that batches refuses more than its `max_batch_size`."""
 
 
 class RequestError(Exception):
@@ -32,31 +36,74 @@ class RequestError(Exception):
 
 
 def predict(
-    url: str, signature: str, inputs: Mapping[str, np.ndarray], timeout: float = 10.0
+    url: str,
+    signature: str,
+    inputs: Mapping[str, np.ndarray],
+    timeout: float = 10.0,
+    max_rows: int = MAX_ROWS,
 ) -> dict[str, np.ndarray]:
-    """Sends one request in columnar form: each input and output is one nested list.
+    """Asks for any number of rows in columnar form: each input and output is one nested list.
 
     Args:
-        url: of the model, such as `URL`, or of a version or label below it.
-        signature: the signature's name.
-        inputs: arrays by the input's name, equally long.
-        timeout: seconds to wait. Default 10.
+        url: address of a label, such as `URL`, or of a version or of the model itself.
+        signature: name of the signature.
+        inputs: arrays by the name of the input, equally long.
+        timeout: seconds to wait for each request. Default 10.
+        max_rows: rows of a request, >= 1. More rows are sent as several requests. Default 64.
 
     Returns:
-        float32 arrays by the output's name; a single output, which the server leaves unnamed,
-        under "output".
+        float32 arrays by the name of the output. A single output, which the server leaves unnamed,
+        has the name "output".
 
     Raises:
-        RequestError: with the server's sentence.
+        ValueError: for inputs without rows or of different lengths.
+        RequestError: with the message of the server.
 
     Example:
         >>> predict(URL, "sample", {"seeds": np.array([[7, 0], [7, 1]])})["probabilities"].shape
         (2, 28, 28, 1)
     """
-    columns = {name: np.asarray(value).tolist() for name, value in inputs.items()}
-    outputs = post(url, {"signature_name": signature, "inputs": columns}, timeout)["outputs"]
-    named = outputs if isinstance(outputs, dict) else {"output": outputs}
-    return {name: np.asarray(value, np.float32) for name, value in named.items()}
+    answers = []
+    for part in split(inputs, max_rows):
+        columns = {name: value.tolist() for name, value in part.items()}
+        outputs = post(url, {"signature_name": signature, "inputs": columns}, timeout)["outputs"]
+        answers.append(outputs if isinstance(outputs, dict) else {"output": outputs})
+    return {
+        name: np.concatenate([np.asarray(answer[name], np.float32) for answer in answers])
+        for name in answers[0]
+    }
+
+
+def split(inputs: Mapping[str, np.ndarray], max_rows: int) -> list[dict[str, np.ndarray]]:
+    """Splits inputs into parts of at most `max_rows` rows.
+
+    Args:
+        inputs: arrays by the name of the input, equally long.
+        max_rows: rows of a part, >= 1.
+
+    Returns:
+        The inputs of each request.
+
+    Raises:
+        ValueError: for inputs without rows, which a server that batches never answers, or for
+            inputs of different lengths.
+
+    Example:
+        >>> [len(part["seeds"]) for part in split({"seeds": np.zeros((5, 2))}, 3)]
+        [3, 2]
+    """
+    arrays = {name: np.asarray(value) for name, value in inputs.items()}
+    lengths = {name: len(value) if value.ndim else 0 for name, value in arrays.items()}
+    if not lengths or min(lengths.values()) == 0 or len(set(lengths.values())) > 1:
+        raise ValueError(
+            "inputs must have equally many rows, and at least one. Received: rows "
+            f"{lengths}. Leave the request out if there is nothing to ask."
+        )
+    rows = next(iter(lengths.values()))
+    return [
+        {name: value[start : start + max_rows] for name, value in arrays.items()}
+        for start in range(0, rows, max_rows)
+    ]
 
 
 def predict_rows(url: str, signature: str, rows: list[Any], timeout: float = 10.0) -> list[Any]:
@@ -64,22 +111,47 @@ def predict_rows(url: str, signature: str, rows: list[Any], timeout: float = 10.
 
     Args:
         url: as in `predict`.
-        signature: the signature's name.
-        rows: one entry a row: a nested list when the signature has one input, else a dictionary
-            of them by the input's name.
+        signature: name of the signature.
+        rows: one entry for each row: a nested list if the signature has one input, else a
+            dictionary of nested lists by the name of the input.
         timeout: seconds to wait. Default 10.
 
     Returns:
-        One entry a row: the nested list of a single output, else a dictionary by name.
+        One entry for each row: the nested list of a single output, else a dictionary by name.
 
     Raises:
-        RequestError: with the server's sentence.
+        ValueError: for an empty list of rows.
+        RequestError: with the message of the server.
+
+    Example:
+        >>> len(predict_rows(URL, "decode", [[0.0] * 50]))
+        1
     """
+    if not rows:
+        raise ValueError("rows must hold at least one row. Received: an empty list.")
     return post(url, {"signature_name": signature, "instances": rows}, timeout)["predictions"]
 
 
 def post(url: str, body: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-    """Posts a request body to `url`:predict and returns the response's."""
+    """Posts a request body to `url`:predict and returns the body of the response.
+
+    Args:
+        url: as in `predict`.
+        body: the request, as JSON knows it.
+        timeout: seconds to wait.
+
+    Returns:
+        The response.
+
+    Raises:
+        RequestError: with the message of the server.
+
+    Example:
+        >>> post(URL, {"signature_name": "sample", "instances": [[7, 0]]}, 10.0).keys()
+        dict_keys(['predictions'])
+    """
+    # urllib closes each connection. A connection that is kept open would wait 44 ms for each
+    # response of more than 16 KB, until Linux acknowledges the first part of it.
     request = urllib.request.Request(
         f"{url}:predict", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
@@ -109,5 +181,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (RequestError, OSError) as error:
+    except (RequestError, OSError, ValueError) as error:
         sys.exit(f"Error: {error}")

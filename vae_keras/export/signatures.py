@@ -194,17 +194,18 @@ def _same_rows(names: str, *parts: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _shaped(name: str, x: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
-    """Returns x after checking that it has the shape [N, *shape]."""
+    """Returns x after checking that it has the shape [N, *shape] and at least one row."""
     # TF Serving does not enforce a declared shape. The placeholder hides the declaration, and the
     # rank is compared as data. Otherwise the graph optimizer would trust the declaration and
     # remove the check.
     x = tf.raw_ops.PlaceholderWithDefault(input=x, shape=None)
     received = tf.shape(x)
-    marked = tf.concat([tf.minimum(received[:1], 0), received[1:], [-1]], axis=0)
+    marked = tf.concat([tf.minimum(received[:1], 1), received[1:], [-1]], axis=0)
     same = tf.raw_ops.Equal(
-        x=marked, y=tf.constant([0, *shape, -1]), incompatible_shape_error=False
+        x=marked, y=tf.constant([1, *shape, -1]), incompatible_shape_error=False
     )
-    rule = f"{name} must have shape [{', '.join(map(str, ('N', *shape)))}]. Received: shape"
+    dimensions = ", ".join(map(str, ("N", *shape)))
+    rule = f"{name} must have shape [{dimensions}] with N >= 1. Received: shape"
     x = _guard(x, tf.reduce_all(same), [rule, received])
     return tf.ensure_shape(x, [None, *shape])
 
