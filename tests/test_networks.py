@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from test_noise import global_states, reseed_globals
 
-from vae_keras.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, mish
+from vae_keras.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, mish, silu
 from vae_keras.utils import checks
 
 shapes = pytest.mark.parametrize("image_shape", [(28, 28, 1), (5, 7, 3), (1, 3, 1), (4, 4, 3)])
@@ -247,6 +247,29 @@ def test_convolutions_are_seeded_apart(build):
     assert all(not np.isclose(a, b).any() for a, b in zip(weights, other, strict=True))
     alike = [w for w in weights if w.shape == (3, 3, 4, 4)]
     assert len(np.unique(np.stack(alike).reshape(len(alike), -1), axis=0)) == len(alike) == 4
+
+
+def test_silu_has_the_values_and_the_gradient_of_tensorflow():
+    x = tf.constant(np.random.default_rng(0).normal(0, 3, (4, 5)), tf.float32)
+
+    def both(function):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+        return y, tape.gradient(y, x, output_gradients=tf.cos(x))
+
+    for ours, theirs in zip(both(silu), both(tf.nn.silu), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_silu_has_no_constant_that_a_graph_optimizer_could_merge():
+    def operations(function) -> set[str]:
+        spec = tf.TensorSpec([None, 3])
+        graph = tf.function(function).get_concrete_function(spec).graph
+        return {operation.type for operation in graph.get_operations()}
+
+    assert "Const" not in operations(silu)
+    assert "Const" in operations(tf.nn.silu)
 
 
 def test_mish_is_keras_mish():

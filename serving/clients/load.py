@@ -106,7 +106,9 @@ def table(measured: Mapping[str, Any]) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in measured["results"]:
         errors = ", ".join(f"{count} {name}" for name, count in row["errors"].items()) or "no error"
-        times = ("" if row[name] is None else f"{row[name]:.2f}" for name in ("median_ms", "p99_ms"))
+        times = (
+            "" if row[name] is None else f"{row[name]:.2f}" for name in ("median_ms", "p99_ms")
+        )
         cells = (row["protocol"], row["clients"], *times, f"{row['per_second']:,.0f}", errors)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join([*lines, "", measured["about"]])
@@ -159,7 +161,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=1, help="images in a request")
     parser.add_argument("--clients", type=int, nargs="+", default=(1, 8, 32))
     parser.add_argument("--seconds", type=float, default=5.0, help="for each row of the table")
-    parser.add_argument("--protocols", nargs="+", choices=("grpc", "rest"), default=("grpc", "rest"))
+    parser.add_argument(
+        "--protocols", nargs="+", choices=("grpc", "rest"), default=("grpc", "rest")
+    )
     parser.add_argument("--about", default="", help="a sentence about server and machine")
     parser.add_argument("--to", type=Path, help="writes JSON, and the README.md beside it")
     arguments = parser.parse_args(argv)

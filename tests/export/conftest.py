@@ -1,6 +1,8 @@
 """Models and their exported versions, which several files of this folder share."""
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import small_vae
-from vae_keras import VAE, export
+from vae_keras import VAE, ConvDecoder, ConvEncoder, export
+from vae_keras.priors import AutoregressiveFlow
 
 SIGNATURES = {  # shapes of inputs and outputs, without N
     "reconstruct": ({"images": (6, 6, 1)}, {"reconstructions": (6, 6, 1)}),
@@ -40,6 +43,47 @@ def run(signature, inputs: dict) -> dict[str, np.ndarray]:
 
 def load(version: Path) -> dict:
     return tf.saved_model.load(os.fspath(version)).signatures
+
+
+def conv_with_flow() -> VAE:
+    """A small model with the parts of the preset `best_mnist`."""
+    return small_vae(
+        encoder=ConvEncoder(latent_dim=3, widths=(4, 8), activation="silu"),
+        decoder=ConvDecoder(image_shape=(6, 6, 1), widths=(4, 8), activation="silu"),
+        prior=AutoregressiveFlow(1, (4,)),
+    )
+
+
+SESSION_MODELS = {"dense": small_vae, "convolutions": conv_with_flow}
+
+
+@contextlib.contextmanager
+def session_calls(version: Path) -> Iterator[Callable[[str, dict], dict]]:
+    """Yields a function that calls signatures as a server does, in a session."""
+    graph = tf.Graph()
+    session = tf.compat.v1.Session(graph=graph)
+    with graph.as_default():
+        meta_graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], os.fspath(version))
+
+    def call(name: str, inputs: dict) -> dict[str, np.ndarray]:
+        signature = meta_graph.signature_def[name]
+        feeds = {signature.inputs[key].name: value for key, value in inputs.items()}
+        return session.run({key: out.name for key, out in signature.outputs.items()}, feeds)
+
+    yield call
+    session.close()
+
+
+def differing(call: Callable[[str, dict], dict], answers: dict[str, tuple[dict, dict]]) -> list:
+    """Returns a line for each output that differs from the expected one in any bit."""
+    lines = []
+    for name, (inputs, expected) in answers.items():
+        outputs = call(name, inputs)
+        for key, value in expected.items():
+            if not np.array_equal(outputs[key], value):
+                error = np.abs(outputs[key] - value).max()
+                lines.append(f"{name} {key}, {len(value)} rows: {error}")
+    return lines
 
 
 @pytest.fixture(scope="package")

@@ -7,10 +7,12 @@ ports.
 import contextlib
 import http.client
 import importlib
+import itertools
 import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -36,6 +38,7 @@ BINARY = os.environ.get("TENSORFLOW_MODEL_SERVER")
 
 sys.path.insert(0, os.fspath(SERVING / "clients"))
 rest_client = importlib.import_module("rest_client")
+load = importlib.import_module("load")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,7 @@ def api(module: str):
 def cases(rows: int, vae: VAE) -> dict[str, tuple[dict, dict]]:
     """Returns inputs and the answers of the Python model for each signature."""
     x = np.random.default_rng(0).random((rows, 28, 28, 1), dtype=np.float32)
-    z = np.random.default_rng(1).normal(size=(rows, 50)).astype(np.float32)
+    z = np.random.default_rng(1).normal(size=(rows, vae.latent_dim)).astype(np.float32)
     seeds = np.stack([np.full(rows, 7), np.arange(rows)], axis=1).astype(np.int32)
     posterior = vae.encode(x)
     halves = np.full(rows, 0.5, np.float32)
@@ -124,6 +127,7 @@ def test_the_model_configuration_is_what_the_server_reads():
     assert (model.name, model.base_path) == (MODEL, f"/models/{MODEL}")
     assert model.model_platform == "tensorflow"
     assert set(model.version_labels.values()) <= set(model.model_version_policy.specific.versions)
+    assert model.version_labels["stable"] == 1  # the label that the clients ask for
 
 
 def test_the_canary_in_the_readme_is_a_model_configuration():
@@ -156,13 +160,59 @@ def test_the_monitoring_configuration_is_valid():
 
 def test_the_compose_file_mounts_existing_files_and_publishes_only_on_loopback():
     text = (SERVING / "docker-compose.yml").read_text()
-    for source in re.findall(r"- (\.\.?/\S+?):", text):
+    sources = set(re.findall(r"- (\.\.?/\S+?):", text)) - {"./models"}  # `make serve` writes it
+    for source in sources:
         assert (SERVING / source).exists(), source
     mounted = set(re.findall(r":(/config/\S+):ro", text))
-    assert set(re.findall(r"_file=(/config/\S+)", text)) == mounted
+    read = set(re.findall(r"_file=(\S+)", text))
+    assert read == mounted | {"/models/models.config"}
     published = re.findall(r"- (\S+):(?:8500|8501)$", text, re.MULTILINE)
     assert len(published) == 2
     assert all(address.startswith("127.0.0.1:") for address in published)
+
+
+def server_flags(name: str) -> dict[str, str]:
+    """Returns the flags that a file passes to the server. Paths are shortened to file names."""
+    found = dict(re.findall(r"--(\w+)=(\S+)", (SERVING / name).read_text()))
+    return {flag: value.strip('"').rpartition("/")[2] for flag, value in found.items()}
+
+
+def test_docker_and_the_binary_get_the_same_flags():
+    binary, docker = server_flags("serve.sh"), server_flags("docker-compose.yml")
+    assert binary == docker | {"port": "8500", "rest_api_port": "8501"}  # those of the image
+    assert int(binary["grpc_max_threads"]) >= 128
+
+
+@pytest.mark.parametrize("name", ["mlp_mnist", "best_mnist"])
+def test_the_script_configures_the_server_for_the_preset(base, tmp_path, name):
+    api("predict_pb2")
+    from tensorflow_serving.config import model_server_config_pb2
+
+    serving = tmp_path / "with a space"
+    shutil.copytree(SERVING, serving, ignore=shutil.ignore_patterns("models", "clients"))
+    (serving / "models" / name / "1").mkdir(parents=True)
+    (serving / "models" / name / "1" / "saved_model.pb").touch()
+    binary = tmp_path / "server"
+    binary.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    binary.chmod(0o755)
+    environment = os.environ | {"TENSORFLOW_MODEL_SERVER": os.fspath(binary)}
+    command = ["sh", os.fspath(serving / "serve.sh"), name]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    flags = dict(line[2:].split("=", 1) for line in done.stdout.splitlines())
+    for flag in ("monitoring_config_file", "batching_parameters_file"):
+        assert Path(flags[flag]).exists()
+    text = Path(flags["model_config_file"]).read_text()
+    parsed = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    (model,) = parsed.model_config_list.config
+    assert (model.name, model.base_path) == (name, f"{serving}/models/{name}")
+
+
+def test_the_script_says_what_is_missing(tmp_path):
+    shutil.copy(SERVING / "serve.sh", tmp_path)
+    command = ["sh", os.fspath(tmp_path / "serve.sh"), "conv_mnist"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Run: make serve PRESET=conv_mnist" in done.stderr
 
 
 # -------------------------------------------------------------- clients against the stand-in
@@ -184,6 +234,13 @@ def stand_in(base):
         yield address
 
 
+@pytest.fixture(scope="module")
+def grpc_stand_in(base):
+    api("predict_pb2")
+    with stand_in_server.serve_grpc(MODEL, base / "1") as target:
+        yield target
+
+
 def run_client(script: str, *arguments: str) -> str:
     command = [sys.executable, os.fspath(SERVING / "clients" / script), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
@@ -196,6 +253,53 @@ def test_the_rest_client_gets_the_answers_of_the_model_bit_for_bit(stand_in, vae
         outputs = rest_client.predict(url, name, inputs)
         for key, value in expected.items():
             np.testing.assert_array_equal(outputs[key if len(outputs) > 1 else "output"], value)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_grpc_client_gets_the_answers_of_the_model_bit_for_bit(grpc_stand_in, vae, rows):
+    grpc_client = importlib.import_module("grpc_client")
+    with grpc_client.open_channel(grpc_stand_in) as channel:
+        for name, (inputs, expected) in cases(rows, vae).items():
+            outputs = grpc_client.predict(channel, MODEL, name, inputs)
+            for key, value in expected.items():
+                np.testing.assert_array_equal(outputs[key], value)
+
+
+def test_the_grpc_client_receives_more_than_4_mb(grpc_stand_in):
+    grpc_client = importlib.import_module("grpc_client")
+    z = np.zeros((1400, 50), np.float32)
+    with grpc_client.open_channel(grpc_stand_in) as channel:
+        outputs = grpc_client.predict(channel, MODEL, "decode", {"latents": z}, max_rows=1400)
+    assert outputs["probabilities"].nbytes > 4 * 2**20
+
+
+def test_the_clients_split_requests_at_the_largest_batch_of_the_server(stand_in, grpc_stand_in):
+    grpc_client = importlib.import_module("grpc_client")
+    assert rest_client.MAX_ROWS == LARGEST_BATCH
+    rows = {"latents": np.random.default_rng(0).normal(size=(130, 50)).astype(np.float32)}
+    assert [len(part["latents"]) for part in rest_client.split(rows, 64)] == [64, 64, 2]
+    url = f"{stand_in}/v1/models/{MODEL}/labels/stable"
+    by_rest = rest_client.predict(url, "decode", rows)["output"]
+    with grpc_client.open_channel(grpc_stand_in) as channel:
+        by_grpc = grpc_client.predict(channel, MODEL, "decode", rows)["probabilities"]
+        parts = [
+            grpc_client.predict(channel, MODEL, "decode", {"latents": rows["latents"][part]})
+            for part in (slice(0, 64), slice(64, 128), slice(128, 130))
+        ]
+    np.testing.assert_array_equal(by_rest, by_grpc)
+    whole = np.concatenate([part["probabilities"] for part in parts])
+    np.testing.assert_array_equal(by_grpc, whole)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{}, {"seeds": np.zeros((0, 2))}, {"images": np.zeros((2, 6)), "seeds": np.zeros((1, 2))}],
+)
+def test_the_clients_refuse_inputs_without_rows_or_of_different_lengths(inputs):
+    with pytest.raises(ValueError, match="equally many rows, and at least one"):
+        rest_client.predict("http://127.0.0.1:9", "score", inputs)
+    with pytest.raises(ValueError, match="at least one row"):
+        rest_client.predict_rows("http://127.0.0.1:9", "score", [])
 
 
 def test_the_rest_client_raises_the_message_of_the_server(stand_in):
@@ -247,6 +351,59 @@ def test_the_scripts_ask_score_and_draw(stand_in, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+# ---------------------------------------------------------------------------------- the load test
+
+
+def test_the_load_test_counts_answers_and_errors():
+    calls = itertools.count()
+
+    def ask():
+        time.sleep(0.001)
+        if next(calls) % 4 == 3:
+            raise rest_client.RequestError(400, "images must be finite")
+
+    found = load.measure(ask, clients=3, seconds=0.2)
+    (failed,) = found["errors"].values()
+    assert found["errors"].keys() == {"HTTP 400"}
+    assert found["clients"] == 3
+    assert found["requests"] == next(calls)
+    assert failed == found["requests"] // 4
+    assert 1 <= found["median_ms"] <= found["p99_ms"]
+    assert found["per_second"] > 0
+    nothing = load.measure(lambda: 1 / 0, clients=1, seconds=0.01)
+    assert nothing["errors"].keys() == {"ZeroDivisionError"}
+    assert nothing["median_ms"] is None
+
+
+def test_the_load_test_asks_over_both_protocols(stand_in, grpc_stand_in, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("before\n<!-- begin load -->\n<!-- end load -->\nafter\n")
+    arguments = f"--rest {stand_in} --target {grpc_stand_in} --clients 1 2 --seconds 0.1"
+    load.main([*arguments.split(), "--to", os.fspath(tmp_path / "load.json"), "--about", "Here."])
+    measured = json.loads((tmp_path / "load.json").read_text())
+    found = [(row["protocol"], row["clients"], row["errors"]) for row in measured["results"]]
+    assert found == [(name, count, {}) for name in ("grpc", "rest") for count in (1, 2)]
+    printed = capsys.readouterr().out.strip()
+    assert printed == load.table(measured).strip()
+    assert printed in (tmp_path / "README.md").read_text()
+
+
+def test_the_load_test_says_in_one_line_that_no_server_is_there():
+    command = [sys.executable, os.fspath(SERVING / "clients" / "load.py"), "--protocols", "rest"]
+    done = subprocess.run(
+        [*command, "--rest", "http://127.0.0.1:9"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_table_in_the_readme_is_that_of_its_measurements():
+    readme = (SERVING / "README.md").read_text()
+    measured = json.loads((SERVING / "load.json").read_text())
+    assert load.rendered(readme, measured) == readme
+    assert "<!-- begin load -->" in readme
+
+
 # ------------------------------------------------------------------------------ the real server
 
 server_only = [
@@ -296,8 +453,13 @@ def running(log: Path, *flags: str, versions: tuple[str, ...] = ("1",)):
     server = Server(free_port(), free_port())
     command = [BINARY, f"--rest_api_port={server.rest_port}"]
     command += [f"--port={server.target.rpartition(':')[2]}", "--file_system_poll_wait_seconds=1"]
+    command.append("--grpc_max_threads=256")
+    # The log level of the tests would keep the server from logging its warm-up.
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"}
     with open(log, "wb") as output:
-        process = subprocess.Popen([*command, *flags], stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*command, *flags], stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
     try:
         wait_for(lambda: server.available() >= set(versions), process, log)
         yield server
@@ -356,6 +518,25 @@ def test_grpc_gives_the_python_models_bits(server, vae, rows):
 
 
 @marked
+@pytest.mark.parametrize("preset", ["mlp_mnist", "conv_mnist", "best_mnist"])
+def test_a_preset_gives_the_python_models_bits(preset, tmp_path):
+    """Dense networks, convolutions, and convolutions with a learned prior."""
+    model = VAE.from_preset(preset)
+    base = tmp_path / preset
+    version = export.export_saved_model(model, base)
+    with running(tmp_path / "log", *single_model(base)) as server:
+        for rows in (1, 3, 64):
+            for name, (inputs, expected) in cases(rows, model).items():
+                by_rpc = rpc(server, name, inputs)
+                by_rest = rest_client.predict(server.url, name, inputs)
+                for key, value in expected.items():
+                    np.testing.assert_array_equal(by_rpc[key], value, f"{rows} {name} {key}")
+                    column = by_rest[key if len(by_rest) > 1 else "output"]
+                    np.testing.assert_array_equal(column, value, f"{rows} {name} {key}")
+        require_golden(server, version)
+
+
+@marked
 @pytest.mark.parametrize("rows", [1, 3, 64])
 def test_rest_gives_the_python_models_bits_in_both_forms(server, vae, rows):
     for name, (inputs, expected) in cases(rows, vae).items():
@@ -374,7 +555,11 @@ def test_rest_gives_the_python_models_bits_in_both_forms(server, vae, rows):
 
 @marked
 def test_the_golden_requests_get_the_golden_responses(server, base):
-    for case in json.loads((base / "1" / GOLDEN_FILE).read_text()):
+    require_golden(server, base / "1")
+
+
+def require_golden(server: Server, version: Path) -> None:
+    for case in json.loads((version / GOLDEN_FILE).read_text()):
         answer = rest_client.post(server.url, case["request"], timeout=10)
         recorded = case["response"]["outputs"]
         if not isinstance(recorded, dict):
@@ -404,11 +589,14 @@ def test_health_and_metadata(server):
         ({"images": np.full((2, 28, 28, 1), 255.0)}, "images must be finite and lie in"),
         ({"images": np.zeros((2, 784))}, "images must have shape"),
         ({"images": np.zeros((2, 28, 28))}, "images must have shape"),
+        ({"images": np.zeros((0, 28, 28, 1))}, ""),  # an empty list has a shape of its own
     ],
 )
 def test_bad_rows_end_in_400_and_the_sentence(server, inputs, sentence):
+    columns = {name: value.tolist() for name, value in inputs.items()}
+    body = {"signature_name": "encode", "inputs": columns}
     with pytest.raises(rest_client.RequestError, match=sentence) as caught:
-        rest_client.predict(server.url, "encode", inputs)
+        rest_client.post(server.url, body, timeout=10)
     assert caught.value.status == 400
 
 
@@ -419,9 +607,10 @@ def test_bad_rows_end_in_invalid_argument_over_grpc(server):
 
     x = np.zeros((2, 28, 28, 1), np.float32)
     x[1, 0, 0, 0] = np.nan
-    with pytest.raises(grpc.RpcError, match="images must be finite") as caught:
-        rpc(server, "reconstruct", {"images": x})
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    for bad, sentence in ((x, "images must be finite"), (x[:0], "with N >= 1")):
+        with pytest.raises(grpc.RpcError, match=sentence) as caught:
+            rpc(server, "reconstruct", {"images": bad})
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     with pytest.raises(grpc.RpcError) as caught:
         rpc(server, "nothing", {"images": x})
     assert caught.value.code() in (
@@ -438,7 +627,7 @@ def test_the_printed_scripts_work_on_the_server(server, tmp_path):
     run_client("draw.py", "--url", server.url, "--out", os.fspath(picture))
     assert picture.read_bytes().startswith(b"\x89PNG")
     api("predict_pb2")
-    printed = run_client("grpc_client.py", "--target", server.target)
+    printed = run_client("grpc_client.py", "--target", server.target, "--label", "")
     assert len(re.findall(r"row \d: image \(28, 28, 1\)", printed)) == 3
 
 
@@ -461,6 +650,62 @@ def test_batched_concurrent_clients_get_their_own_rows(base, vae, tmp_path):
         connection.request("GET", "/monitoring/prometheus/metrics")
         assert b":tensorflow:" in connection.getresponse().read()
         connection.close()
+
+
+@marked
+def test_more_clients_than_the_default_threads_are_answered(base, tmp_path):
+    """The default of the server, four threads for each core, refuses further requests."""
+    flags = ["--enable_batching=true", f"--batching_parameters_file={SERVING / 'batching.config'}"]
+    api("predict_pb2")
+    grpc_client = importlib.import_module("grpc_client")
+    x = {"images": np.zeros((1, 28, 28, 1), np.float32)}
+    with (
+        running(tmp_path / "log", *single_model(base), *flags) as server,
+        grpc_client.open_channel(server.target) as channel,
+    ):
+        found = load.measure(
+            lambda: grpc_client.predict(channel, MODEL, "reconstruct", x, label=""),
+            clients=64,
+            seconds=3,
+        )
+    assert found["errors"] == {}
+    assert found["requests"] > 64
+
+
+@marked
+def test_the_grpc_client_receives_more_than_4_mb_from_the_server(server):
+    api("predict_pb2")
+    grpc_client = importlib.import_module("grpc_client")
+    z = {"latents": np.zeros((1400, 50), np.float32)}
+    with grpc_client.open_channel(server.target) as channel:
+        out = grpc_client.predict(channel, MODEL, "decode", z, max_rows=1400, label="")
+    assert out["probabilities"].nbytes > 4 * 2**20
+
+
+@marked
+def test_the_script_serves_the_label_that_the_clients_ask_for(vae, tmp_path):
+    for port in (8500, 8501):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                pytest.skip(f"port {port} is in use")
+    serving = tmp_path / "serving"
+    shutil.copytree(SERVING, serving, ignore=shutil.ignore_patterns("models"))
+    export.export_saved_model(vae, serving / "models" / MODEL)
+    log = tmp_path / "log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            ["sh", os.fspath(serving / "serve.sh"), MODEL], stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        server = Server(8501, 8500)
+        wait_for(lambda: server.available() == {"1"}, process, log)
+        assert "row 2: image (28, 28, 1)" in run_client("rest_client.py")
+        api("predict_pb2")
+        assert "row 2: image (28, 28, 1)" in run_client("grpc_client.py")
+        assert "no error" in run_client("load.py", "--clients", "8", "--seconds", "1")
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @marked

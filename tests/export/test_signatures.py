@@ -195,7 +195,16 @@ def unchecked_call(version):
     session.close()
 
 
-BAD_SHAPES = [(2, 36), (2, 6, 6), (2, 6, 6, 3), (2, 5, 6, 1), (2, 1, 6, 6, 1), (2,), ()]
+BAD_SHAPES = [
+    (0, 6, 6, 1),
+    (2, 36),
+    (2, 6, 6),
+    (2, 6, 6, 3),
+    (2, 5, 6, 1),
+    (2, 1, 6, 6, 1),
+    (2,),
+    (),
+]
 
 
 @pytest.mark.parametrize("shape", BAD_SHAPES)
@@ -206,7 +215,9 @@ def test_images_of_another_shape_are_refused(unchecked_call, signature, shape):
     good = {key: values.get(key, images(2)) for key in inputs}
     for name in (key for key in inputs if "images" in key):
         received = " ".join(map(str, shape))
-        sentence = rf"{name} must have shape \[N, 6, 6, 1\]. Received: shape\] \[{received}\]"
+        sentence = (
+            rf"{name} must have shape \[N, 6, 6, 1\] with N >= 1. Received: shape\] \[{received}\]"
+        )
         with pytest.raises(tf.errors.InvalidArgumentError, match=sentence):
             unchecked_call(signature, good | {name: np.zeros(shape, np.float32)})
 
@@ -265,6 +276,8 @@ def test_the_message_says_what_was_received(served):
             {"start_images": images(1), "end_images": images(1), "fractions": [[0.5]]},
             r"fractions must have shape \[N\]",
         ),
+        ("sample", {"seeds": np.zeros((0, 2))}, r"seeds must have shape \[N, 2\] with N >= 1"),
+        ("decode", {"latents": np.zeros((0, 3))}, r"latents must have shape \[N, 3\] with N >= 1"),
         ("sample", {"seeds": 0}, r"seeds must have shape \[N, 2\]"),
         ("sample", {"seeds": [0, 0]}, r"seeds must have shape \[N, 2\]"),
         ("score", {"images": images(3), "seeds": seeds(1)}, "images and seeds must have equally"),
