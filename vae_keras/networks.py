@@ -473,38 +473,27 @@ def mish(x: Any) -> Any:
 
 @keras.saving.register_keras_serializable(package="vae_keras")
 def silu(x: Any) -> Any:
-    """Computes x * sigmoid(x), in a form that every runtime of TensorFlow computes alike.
-
-    `tf.nn.silu` is x * sigmoid(1 * x). Where another operation of a graph uses the number 1, the
-    session of a server merges the two constants. oneDNN's swish then no longer replaces the
-    product, and the last bits differ from Python's. This form has no constant.
+    """Computes x * sigmoid(x), in a form that Python and a server's session compute alike.
 
     Args:
-        x: float tensor of any shape.
+        x: float tensor with at least one dimension.
 
     Returns:
-        A tensor of the same shape and dtype. The gradient has the bits of `tf.nn.silu`.
+        A tensor of the same shape and dtype.
 
     Example:
-        >>> round(float(silu(keras.ops.ones(()))), 4)
+        >>> round(float(silu(keras.ops.ones(1))[0]), 4)
         0.7311
 
     References:
         Elfwing et al. 2017, "Sigmoid-weighted linear units for neural network function
         approximation in reinforcement learning", equation 3.
     """
-    return _silu(tf.convert_to_tensor(x))
-
-
-@tf.custom_gradient
-def _silu(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        # The sigmoid is computed again, so that the forward pass does not keep it in memory.
-        with tf.control_dependencies([upstream]):
-            slope = tf.sigmoid(x)
-        return upstream * (slope * (1.0 + x * (1.0 - slope)))
-
-    return x * tf.sigmoid(x), gradient
+    # `tf.nn.silu` is x * sigmoid(beta * x), and its default beta is a scalar 1. A session merges it
+    # with any other scalar 1 of the graph, such as the upper limit of a check. The constant then
+    # stays, and oneDNN's swish does not replace the operations, as it does in Python. A beta of
+    # shape [1] is merged with nothing, so the multiplication by 1 is always removed.
+    return tf.nn.silu(x, beta=np.ones(1, np.float32))
 
 
 _OWN_ACTIVATIONS = {"mish": mish, "silu": silu, "swish": silu}

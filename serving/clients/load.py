@@ -105,11 +105,10 @@ def table(measured: Mapping[str, Any]) -> str:
     head = ("protocol", "clients", "median, ms", "p99, ms", "answers a second", "errors")
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for row in measured["results"]:
-        errors = ", ".join(f"{count} {name}" for name, count in row["errors"].items()) or "no error"
-        times = (
-            "" if row[name] is None else f"{row[name]:.2f}" for name in ("median_ms", "p99_ms")
-        )
-        cells = (row["protocol"], row["clients"], *times, f"{row['per_second']:,.0f}", errors)
+        times = ["" if row[key] is None else f"{row[key]:.2f}" for key in ("median_ms", "p99_ms")]
+        errors = [f"{count} {name}" for name, count in row["errors"].items()] or ["no error"]
+        rate = f"{row['per_second']:,.0f}"
+        cells = (row["protocol"], row["clients"], *times, rate, ", ".join(errors))
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join([*lines, "", measured["about"]])
 

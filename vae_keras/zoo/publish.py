@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vae_keras import data, evaluation, export
+from vae_keras import data, evaluation
 from vae_keras.data import datasets
 from vae_keras.model import VAE
 from vae_keras.report import figures, gallery
@@ -19,9 +19,6 @@ from vae_keras.utils import checks, files, keras_file
 from vae_keras.zoo import cards, presets
 
 GOLDEN_SEED = 0
-# The presets whose SavedModel is in the repository, because serving/ starts them. A SavedModel
-# repeats the weights; `export` writes the one of any other preset.
-SERVED = ("mlp_mnist",)
 _GOLDEN_IMAGES = 10
 
 
@@ -67,8 +64,6 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
     }
 
     files.copy(run / "model.keras", target / "model.keras")
-    if name in SERVED:
-        export.export_saved_model(model, target, version=1, overwrite=True)
     with files.atomic_write(target / "golden.npz") as file:
         np.savez_compressed(file, **golden(model, x[:_GOLDEN_IMAGES]))
     files.copy(run / "figures" / "elbo.png", target / "figures" / "elbo.png")
