@@ -482,7 +482,7 @@ def silu(x: Any) -> Any:
         A tensor of the same shape and dtype.
 
     Example:
-        >>> round(float(silu(keras.ops.ones(1))[0]), 4)
+        >>> round(float(silu(keras.ops.ones((1,)))[0]), 4)
         0.7311
 
     References:
