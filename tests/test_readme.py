@@ -9,7 +9,7 @@ import pytest
 
 from vae_keras import training
 from vae_keras.cli.main import main
-from vae_keras.data import image_folder
+from vae_keras.data import own_images
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -93,7 +93,9 @@ def test_trainings_are_configured_as_printed(line, files, monkeypatch):
     (config,) = wanted
     assert config.recipe().epochs > 0
     if config.data is not None:
-        assert image_folder.load(config.data, config.image_size).images.x_train.dtype == np.uint8
+        assert (
+            own_images.open_images(config.data, config.image_size).images.x_train.dtype == np.uint8
+        )
     assert config.folder() != training.TrainConfig().folder()
 
 

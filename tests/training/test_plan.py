@@ -15,7 +15,8 @@ ROWS = np.arange(250, dtype=np.uint8).reshape(-1, 1, 1, 1)
 
 def own(rows: int, **changes) -> datasets.DataSet:
     x = np.zeros((rows, 1, 1, 1), np.uint8)
-    return datasets.DataSet("mine", datasets.Images(x, None, x[:1], None), "as given", **changes)
+    images = datasets.Images(x, None, x[:1], None)
+    return datasets.DataSet("mine", images, "as given", own=True, **changes)
 
 
 def planned(settings: TrainConfig, dataset: datasets.DataSet):

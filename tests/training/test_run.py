@@ -19,7 +19,7 @@ from tests.training import killer
 from tests.training.conftest import FLAGS, config, patch_training
 from vae_keras import ContinuousBernoulli
 from vae_keras.cli.main import main
-from vae_keras.data import datasets, image_folder
+from vae_keras.data import datasets, own_images
 from vae_keras.training import TrainConfig, callbacks, checkpoints, run
 from vae_keras.training.build import build_model
 from vae_keras.training.signals import Interrupted, Signals
@@ -272,7 +272,7 @@ def test_the_configuration_identifies_own_images_by_their_content(photos, photos
     settings = json.loads((photos_run / "config.json").read_text())
     assert settings["data"] == "photos"
     assert settings["description"] == "The networks of mlp_mnist, trained on photos"
-    assert settings["own_data"] == dict(image_folder.load(photos).identity)
+    assert settings["own_data"] == dict(own_images.open_images(photos).identity)
     assert (settings["validation"], settings["batch_size"]) == (5, 10)
     assert str(photos) not in (photos_run / "config.json").read_text()
 
@@ -288,7 +288,7 @@ def test_own_labels_are_in_the_numbers_and_on_the_page(photos_run):
 
 
 def test_own_images_are_served_in_their_shape(photos, photos_run):
-    x = image_folder.load(photos).images.x_test
+    x = own_images.open_images(photos).images.x_test
     served = tf.saved_model.load(str(photos_run / "serving" / "1")).signatures["reconstruct"]
     assert served.structured_input_signature[1]["images"].shape.as_list() == [None, 7, 5, 3]
     images = tf.constant(x / np.float32(255))
