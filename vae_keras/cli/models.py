@@ -137,6 +137,12 @@ def _held_out(arguments: argparse.Namespace, dataset: datasets.DataSet, is_same:
         if not len(x):
             kept = len(x_train) - dataset.validation
             x, y, kind = x_train[kept:], None if y_train is None else y_train[kept:], "validation"
+        if not len(x):
+            raise checks.InputError(
+                "a model is measured on images that it did not train on. "
+                f"Received: {arguments.data}, which holds training images only. "
+                "Pass other images."
+            )
         trained = "The model was trained on these data" if is_same else "The data come divided"
         print(f"{trained}: their {len(x):,} {kind} images are measured.")
         return Held(x, y, kind, dataset.invert)

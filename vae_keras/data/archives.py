@@ -67,17 +67,17 @@ class Archive:
         others = hidden = 0
         for member_name, file in found:
             parts = member_name.split("/")
+            if member_name.startswith("/") or ".." in parts or "\\" in member_name:
+                raise checks.InputError(
+                    "the members of an archive must lie inside of it. "
+                    f"Received: {member_name!a} in {self.path}. Pack the folder again."
+                )
             if file is None or not parts[-1].lower().endswith(image_file.SUFFIXES):
                 others += 1
             elif any(part.startswith(".") or part == "__MACOSX" for part in parts):
                 hidden += 1
             else:
                 catalogue.check_name(member_name)
-                if member_name.startswith("/") or ".." in parts or "\\" in member_name:
-                    raise checks.InputError(
-                        "the members of an archive must lie inside of it. "
-                        f"Received: {member_name!r} in {self.path}. Pack the folder again."
-                    )
                 yield member_name, file
         counts = ((others, "other"), (hidden, "hidden"))
         if passed := [f"{count:,} {kind}" for count, kind in counts if count]:
@@ -114,8 +114,11 @@ class Archive:
                         raise ValueError(f"it ends within {name}")
                 opened = functools.partial(io.BytesIO, content)
                 yield name, ImageFile(f"{name} in {self.path}", member.size, opened)
-        if self.path.suffix.lower() == ".tar" and os.path.getsize(self.path) < end + 512:
-            raise ValueError("it ends before its last block")
+        if self.path.suffix.lower() == ".tar":  # tarfile takes a cut header for the end
+            with open(self.path, "rb") as file:
+                file.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise ValueError("it ends without an empty block")
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:

@@ -132,7 +132,7 @@ class ArrayFile:
     def _find(self) -> dict[str, _Array]:
         suffix = self.path.suffix.lower()
         if suffix == ".npy":
-            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            array = np.lib.format.open_memmap(self.path, mode="r")
             return {"x_train": _Array(array.shape, array.dtype, lambda rows: _slices(array, rows))}
         return self._find_npz() if suffix == ".npz" else self._find_h5()
 

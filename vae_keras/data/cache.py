@@ -101,6 +101,8 @@ def find(key: Key, say: Callable[[str], None]) -> tuple[Catalogue, Stored] | Non
         folder = key._replace(size=known).folder
         try:
             meta = json.loads((folder / _META).read_text("utf-8"))
+            if meta.pop("sha256") != _hash(meta):
+                raise ValueError(f"{_META} has another hash")
             if known != key.size and tuple(meta["shape"][:2]) != key.size:
                 continue
             if meta["stamp"] != key.stamp:
@@ -203,7 +205,7 @@ def _write(
             "damaged": {str(row): text for row, text in stored.damaged.items()},
             "notes": stored.notes,
         }
-        files.write_json(folder / _META, meta)
+        files.write_json(folder / _META, meta | {"sha256": _hash(meta)})
     except BaseException:
         for written in (pixels, lists):
             with contextlib.suppress(OSError):
@@ -243,6 +245,10 @@ def _arrays(catalogue: Catalogue, stored: Stored) -> dict[str, Any]:
         "digests": stored.digests,
     }
     return arrays if catalogue.labels is None else arrays | {"labels": catalogue.labels}
+
+
+def _hash(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _hashes(pixels: np.ndarray) -> list[str]:

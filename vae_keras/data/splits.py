@@ -92,12 +92,19 @@ def divide(catalogue: Catalogue, digests: np.ndarray, group_by: str | None = Non
         train = np.concatenate([train, held])
     else:
         order, groups = _ordered(by_name, keys, tied)
+        if groups[-1] == groups[0] and group_by is not None:
+            raise checks.InputError(
+                "images must form at least two groups, one for training and one for testing. "
+                f"Received: {count} images in one group of {group_by!r}. Pass another --group-by."
+            )
         chosen = _test_rows(groups, count // TEST_SHARE)
         test, held = order[chosen], order[:0]
         train, group = order[~chosen], groups[~chosen]
         words = f"one in {TEST_SHARE} for testing, drawn with seed {SPLIT_SEED}"
         if group_by is not None:
             words += ", whole groups"
+        if not len(test):
+            words = "without test images, because all images are equal"
     if repeats:
         kept = "" if words == "as given" else " Equal images stay on one side."
         notes.append(f"Images with the pixels of another one: {repeats:,}.{kept}")
@@ -124,7 +131,7 @@ def _ordered(rows: np.ndarray, keys: list[np.ndarray], tied: bool) -> tuple[np.n
     places = np.arange(len(rows))
     if not tied:
         return order, places
-    group = places.copy()  # a group's number is the place of its first member
+    group = places  # a group's number is the place of its first member
     while True:
         before = group
         for key in keys:
@@ -139,24 +146,21 @@ def _ordered(rows: np.ndarray, keys: list[np.ndarray], tied: bool) -> tuple[np.n
 
 
 def _test_rows(groups: np.ndarray, wanted: int) -> np.ndarray:
-    """Chooses groups, from the first one on, that hold about `wanted` images together."""
+    """Chooses groups, from the first one on, that hold about `wanted` images together.
+
+    The only group of all images is not chosen.
+    """
     starts = np.flatnonzero(np.append(True, groups[1:] != groups[:-1]))
     sizes = np.diff(starts, append=len(groups))
-    if len(sizes) == 1:
-        raise checks.InputError(
-            "images must form at least two groups, one for training and one for testing. Received: "
-            f"{len(groups)} images that are all equal or share a name. Divide them into train and "
-            "test folders, or pass another --group-by."
-        )
     chosen = np.zeros(len(groups), bool)
-    left = wanted
+    left = wanted if len(sizes) > 1 else 0
     for start, size in zip(starts, sizes, strict=True):
         if left == 0:
             break
         if size <= left:
             chosen[start : start + size] = True
             left -= size
-    if not chosen.any():  # every group is larger than a tenth
+    if not chosen.any() and len(sizes) > 1:  # every group is larger than a tenth
         smallest = int(sizes.argmin())
         chosen[starts[smallest] : starts[smallest] + sizes[smallest]] = True
     return chosen

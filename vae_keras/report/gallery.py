@@ -170,8 +170,8 @@ def _interpolations(
 ) -> Figure:
     start, end = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     lines = model.interpolate(images[start], images[end], _STEPS)
-    ends = originals[start, np.newaxis] / 255.0, originals[end, np.newaxis] / 255.0
-    rows = np.concatenate([ends[0], lines, ends[1]], axis=1)
+    first, last = (originals[ends][:, np.newaxis] / 255.0 for ends in (start, end))
+    rows = np.concatenate([first, lines, last], axis=1)
     fractions = [f"{i / (_STEPS - 1):.1f}" for i in range(_STEPS)]
     return figures.grid(
         rows.reshape(-1, *rows.shape[2:]),
