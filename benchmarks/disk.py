@@ -27,9 +27,9 @@ import numpy as np
 from benchmarks import results
 
 PATH = results.FOLDER / "disk.json"
-GIGABYTES = (1, 2, 5, 10)
+GIGABYTES = (1, 3, 10)
 _SIDE = 128  # pixels of the memory table's images, in colour
-_STEPS = 100
+_STEPS = 50
 _ROUNDS = 7
 _LARGEST = (20_000, 256)  # images and pixels of the run with convolutions
 
@@ -71,6 +71,7 @@ def text(path: Path = PATH) -> str:
 def measure(folder: Path) -> dict[str, Any]:
     """Runs every measurement in processes of its own."""
     about = results.machine()
+    speed = [_child("speed", folder, name) for name in ("mlp_mnist", "conv_mnist")]
     memory = []
     for gigabytes in GIGABYTES:
         with _images(folder, gigabytes * 10**9 // (3 * _SIDE**2), _SIDE) as path:
@@ -81,7 +82,7 @@ def measure(folder: Path) -> dict[str, Any]:
         largest = _child("largest", path)
     return {
         "memory": memory,
-        "speed": [_child("speed", folder, name) for name in ("mlp_mnist", "conv_mnist")],
+        "speed": speed,
         "largest": largest,
         "machine": about,
         "versions": {name: importlib.metadata.version(name) for name in ("tensorflow", "keras")},
@@ -124,7 +125,7 @@ def memory(path: Path) -> dict[str, Any]:
     with _Peak() as peak:
         dataset = data.open_images(path, say=lambda _: None)
         x = dataset.images.x_train
-        vae = VAE(MLPEncoder(), MLPDecoder(x.shape[1:]))
+        vae = VAE(MLPEncoder(16, (32,)), MLPDecoder(x.shape[1:], (32,)))
         vae.compile()
         vae.fit(dataset, batch_size=100, steps_per_epoch=_STEPS, verbose=0)
         vae.evaluate(dataset.images.x_test[:2000], verbose=0)
@@ -140,7 +141,7 @@ def speed(folder: Path, preset: str) -> dict[str, Any]:
     from vae_keras.training.plan import make_plan
     from vae_keras.utils import rows
 
-    side, channels, count, batch = (28, 1, 20_000, 100) if "mlp" in preset else (128, 3, 300, 25)
+    side, channels, count, batch = (28, 1, 20_000, 100) if "mlp" in preset else (128, 3, 120, 20)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, side, side, channels), dtype=np.uint8)
     path = folder / f"{preset}.npy"

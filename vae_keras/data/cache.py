@@ -96,7 +96,7 @@ def find(key: Key, say: Callable[[str], None]) -> tuple[Catalogue, Stored] | Non
         The catalogue of all images and what is stored of them, or None if there is no cache, or
         none that can be used.
     """
-    for known in {key.size, None}:
+    for known in dict.fromkeys((key.size, None)):
         # Images that were not scaled may be what a run of their own size asks for.
         folder = key._replace(size=known).folder
         try:
