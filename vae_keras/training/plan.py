@@ -206,9 +206,9 @@ def _sized(
 
 def _deepened(part: presets.Part, sides: tuple[int, int]) -> presets.Part:
     """Returns a convolutional network with a stage for each halving that the images need."""
-    widths = list(part.arguments.get("widths", ()))
-    if not widths:
+    if part.name not in ("ConvEncoder", "ConvDecoder"):
         return part
+    widths = list(part.arguments.get("widths", (32, 64)))
     while max(sides) > _LOWEST * 2 ** len(widths):
         widths.append(max(widths[-1], min(2 * widths[-1], _WIDEST)))
     return dataclasses.replace(part, arguments=dict(part.arguments) | {"widths": widths})
