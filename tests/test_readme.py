@@ -69,7 +69,7 @@ def test_the_encoder_with_two_outputs_runs_as_printed():
 
 @pytest.mark.slow
 def test_the_weighted_kl_runs_as_printed(capsys):
-    exec(compile(PYTHON[4], "README.md", "exec"), {})
+    exec(compile(PYTHON[5], "README.md", "exec"), {})
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("beta")]
     found = re.findall(r"beta (\S+): rate (\S+), distortion (\S+) nats", "\n".join(lines))
     light, heavy = ([float(value) for value in values] for values in found)
@@ -81,7 +81,7 @@ def test_the_weighted_kl_runs_as_printed(capsys):
 @pytest.mark.slow
 def test_a_strategy_runs_as_printed():
     names: dict[str, object] = {}
-    exec(compile(PYTHON[5], "README.md", "exec"), names)
+    exec(compile(PYTHON[6], "README.md", "exec"), names)
     assert names["vae"].strategy is not None
     assert names["vae"].history.history["elbo"][-1] > -400
 
