@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import goals, results, scaling, trace
+from benchmarks import disk, goals, results, scaling, trace
 
 _HERE = Path(__file__).resolve().parent
 READMES = {_HERE / "README.md": "results", _HERE.parent / "README.md": "benchmarks/results"}
@@ -122,6 +122,7 @@ def findings(path: Path = results.FOLDER / "findings.json") -> str:
 
 # What stands between marks and is no case's table.
 _TEXTS = {
+    "disk": disk.text,
     "findings": findings,
     "goals": goals.table,
     "scaling": scaling.text,

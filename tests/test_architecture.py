@@ -19,12 +19,18 @@ MODULES = {
 
 # A module may import modules of the lines above its own. A room's name stands for its public names.
 LAYERS = (
-    ("_version", "utils.checks", "utils.files"),
+    ("_version", "utils.rows", "utils.files"),
+    ("utils.checks",),
     ("utils.keras_file", "utils.startup", "kernels.bernoulli", "kernels.philox"),
     ("noise", "zoo.presets"),
     ("distributions", "networks", "optimizers", "data.binarization", "data.pipelines"),
-    ("data", "data.datasets", "inference"),
-    ("data.image_folder", "priors", "objectives", "top_down"),
+    ("data.collection", "data.observations"),
+    ("data", "data.datasets", "inference", "data.catalogue", "data.image_file"),
+    ("data.archives", "data.arrays", "data.folder", "data.splits", "data.tfrecord"),
+    ("data.decoding",),
+    ("data.store",),
+    ("data.cache",),
+    ("data.own_images", "priors", "objectives", "top_down"),
     ("trainer.nonfinite", "trainer.graph_checks"),
     ("trainer.step",),
     ("trainer.fast_path",),
@@ -47,7 +53,15 @@ LAYERS = (
     ("training", "zoo.cards"),
     ("zoo.publish",),
     ("cli.outcome", "cli.table", "cli.models"),
-    ("cli.evaluate", "cli.export", "cli.figures", "cli.presets", "cli.publish", "cli.render"),
+    (
+        "cli.cache",
+        "cli.evaluate",
+        "cli.export",
+        "cli.figures",
+        "cli.presets",
+        "cli.publish",
+        "cli.render",
+    ),
     ("cli.sample", "cli.train"),
     ("cli.main",),
     ("__main__",),
@@ -191,7 +205,7 @@ def test_importing_the_package_imports_nothing_else():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     added = set(run.stdout.split())
     assert {name.split(".")[0] for name in added} - {"vae_keras"} <= sys.stdlib_module_names
-    heavy = "data.datasets evaluation report.figures report.gallery data.image_folder training"
+    heavy = "data.datasets evaluation report.figures report.gallery data.own_images training"
     assert not {f"vae_keras.{name}" for name in heavy.split()} & added
 
 

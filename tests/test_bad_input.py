@@ -635,7 +635,7 @@ TABLE = METHODS | BUILDING | MEASURING | EXPORTING | CONFIGURING | FILES
 @pytest.fixture(autouse=True)
 def memory(monkeypatch):
     """A machine of 25 GB, wherever the tests run."""
-    monkeypatch.setattr(checks, "_memory", lambda: 25 * 10**9)
+    monkeypatch.setattr(checks, "machine_memory", lambda: 25 * 10**9)
 
 
 @pytest.mark.parametrize("row", TABLE)

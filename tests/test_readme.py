@@ -9,7 +9,7 @@ import pytest
 
 from vae_keras import training
 from vae_keras.cli.main import main
-from vae_keras.data import image_folder
+from vae_keras.data import own_images
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,16 +24,22 @@ TRAININGS = [line for line in LINES if line.startswith("python train.py")]
 def files(photos, photos_run, tmp_path, monkeypatch) -> Path:
     """A folder with what the README's user has: photos, scans, and the run of the first command."""
     (tmp_path / "photos").symlink_to(photos)
-    np.savez(tmp_path / "scans.npz", x_train=np.zeros((20, 3, 3), np.uint8))
+    np.savez(tmp_path / "scans.npz", x_train=np.arange(180, dtype=np.uint8).reshape(20, 3, 3))
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mlp_mnist-photos").symlink_to(photos_run)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
+def test_own_images_are_opened_as_printed(files):
+    names: dict[str, object] = {}
+    exec(compile(PYTHON[0], "README.md", "exec"), names)
+    assert names["loc"].shape == (6, 50)
+
+
 @pytest.mark.slow
 def test_the_ten_lines_run_as_printed(capsys):
-    code = PYTHON[0]
+    code = PYTHON[1]
     assert len(code.strip().splitlines()) <= 13
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
@@ -45,7 +51,7 @@ def test_the_ten_lines_run_as_printed(capsys):
 @pytest.mark.slow
 def test_own_networks_run_as_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = PYTHON[1]
+    code = PYTHON[2]
     assert len(code.strip().splitlines()) <= 15
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
@@ -56,14 +62,14 @@ def test_own_networks_run_as_printed(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_encoder_with_two_outputs_runs_as_printed():
     names: dict[str, object] = {}
-    exec(compile(PYTHON[2], "README.md", "exec"), names)
+    exec(compile(PYTHON[3], "README.md", "exec"), names)
     assert names["vae"].latent_dim == 2
     assert names["vae"].history.history["elbo"][-1] > -400
 
 
 @pytest.mark.slow
 def test_the_weighted_kl_runs_as_printed(capsys):
-    exec(compile(PYTHON[3], "README.md", "exec"), {})
+    exec(compile(PYTHON[5], "README.md", "exec"), {})
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("beta")]
     found = re.findall(r"beta (\S+): rate (\S+), distortion (\S+) nats", "\n".join(lines))
     light, heavy = ([float(value) for value in values] for values in found)
@@ -75,7 +81,7 @@ def test_the_weighted_kl_runs_as_printed(capsys):
 @pytest.mark.slow
 def test_a_strategy_runs_as_printed():
     names: dict[str, object] = {}
-    exec(compile(PYTHON[4], "README.md", "exec"), names)
+    exec(compile(PYTHON[6], "README.md", "exec"), names)
     assert names["vae"].strategy is not None
     assert names["vae"].history.history["elbo"][-1] > -400
 
@@ -93,7 +99,9 @@ def test_trainings_are_configured_as_printed(line, files, monkeypatch):
     (config,) = wanted
     assert config.recipe().epochs > 0
     if config.data is not None:
-        assert image_folder.load(config.data, config.image_size).images.x_train.dtype == np.uint8
+        assert (
+            own_images.open_images(config.data, config.image_size).images.x_train.dtype == np.uint8
+        )
     assert config.folder() != training.TrainConfig().folder()
 
 

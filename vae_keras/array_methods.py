@@ -168,8 +168,10 @@ class ArrayMethods:
 
         return Terms(*self._map(block, x))
 
-    def images(self, x: Any, name: str = "x") -> np.ndarray:
+    def images(self, x: Any, name: str = "x") -> Any:
         """Returns the images of data in any form that `fit` takes, as one array [N, H, W, C].
+
+        `Rows` are returned as they are, and no image is read.
 
         Raises:
             checks.InputError: for anything that is no images of the model's shape.
@@ -194,7 +196,7 @@ class ArrayMethods:
         results, first = [], 0
         for images in self._blocks(x):
             for start in range(0, len(images), _BLOCK):
-                rows = tf.constant(images[start : start + _BLOCK])
+                rows = tf.constant(np.asarray(images[start : start + _BLOCK]))
                 results.append(function(rows, first + start))
             first += len(images)
         return tf.nest.map_structure(lambda *each: np.concatenate(each), *results)

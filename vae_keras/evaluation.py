@@ -23,10 +23,12 @@ import numpy as np
 import tensorflow as tf
 
 from vae_keras import data, inference, noise
+from vae_keras.data.observations import observed
 from vae_keras.model import VAE, require_built
 from vae_keras.objectives import log_weights
 from vae_keras.priors import StandardNormal
 from vae_keras.utils import checks
+from vae_keras.utils.rows import Array, Rows, select
 
 ACTIVE_THRESHOLD = 0.01
 """Variance of a posterior mean above which a latent dimension is active (Burda et al. 2016)."""
@@ -234,7 +236,7 @@ def estimate_log_likelihood(
     def of_batch(start: int) -> tuple[dict[int, np.ndarray], np.ndarray]:
         """Returns the bound for each k and the effective sample sizes of up to `batch` images."""
         held = min(batch, len(images) - start)
-        rows = _filled(images[start : start + batch], batch)
+        rows = _filled(np.asarray(images[start : start + batch]), batch)
         context = model.graphs.context(rows)
         identity = tf.constant([_identity(row) for row in rows])
         totals = {k: np.zeros(batch) for k in wanted}  # sums of the log-sums of finished groups
@@ -319,7 +321,8 @@ def estimate_by_difference(
     checks.whole_number("num_refined", num_refined, 2, len(images))
     rows = np.arange(num_refined) * len(images) // num_refined
     few = estimate_log_likelihood(model, images, FEW, seed=seed, verbose=verbose)
-    full = estimate_log_likelihood(model, images[rows], num_samples, seed=seed, verbose=verbose)
+    refined = select(images, rows)
+    full = estimate_log_likelihood(model, refined, num_samples, seed=seed, verbose=verbose)
     raised = {k: _raised(few, full, k, rows) for k in full.curve if k > FEW}
     return LogLikelihood(
         estimate=raised[num_samples],
@@ -378,8 +381,6 @@ def evaluate_elbo(model: VAE, x: Any, num_samples: int = 1, *, seed: int = 0) ->
     num_samples = checks.whole_number("num_samples", num_samples, 1)
     images = require_built(model, "an evaluation").images(x)
     checks.memory("num_samples", num_samples, 4 * model.latent_dim * min(1000, len(images)))
-    if images.dtype == np.uint8:
-        images = images.astype(np.float32) / 255.0
     seed = checks.seed(seed)
     started = time.perf_counter()
 
@@ -390,7 +391,9 @@ def evaluate_elbo(model: VAE, x: Any, num_samples: int = 1, *, seed: int = 0) ->
     bound = tf.function(model.terms, autograph=False)
     blocks = []
     for start in range(0, len(images), 1000):
-        rows = images[start : start + 1000]
+        rows = np.asarray(images[start : start + 1000])
+        if rows.dtype == np.uint8:
+            rows = rows.astype(np.float32) / 255.0
         draws = draw_noise(tf.constant([_identity(row) for row in rows]))  # [N, S, L]
         terms = [bound(tf.constant(rows), draws[:, index]) for index in range(num_samples)]
         blocks.append(np.mean(terms, axis=0, dtype=np.float64))  # [3, N]
@@ -469,7 +472,7 @@ def active_units(model: VAE, x: Any, threshold: float = ACTIVE_THRESHOLD) -> Act
     return ActiveUnits(variance, kl, threshold, tuple(shapes))
 
 
-def _drawn_posterior(model: VAE, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _drawn_posterior(model: VAE, images: Array) -> tuple[np.ndarray, np.ndarray]:
     """Returns loc and scale of each latent, given a draw of the groups above, [N, latent_dim]."""
     if not model.is_top_down:
         return model.encode(images)
@@ -480,7 +483,7 @@ def _drawn_posterior(model: VAE, images: np.ndarray) -> tuple[np.ndarray, np.nda
         return model.encode_tensors(model.pixels(rows), draws)
 
     starts = range(0, len(images), _KERNEL_ROWS)
-    blocks = [images[start : start + _KERNEL_ROWS] for start in starts]
+    blocks = (np.asarray(images[start : start + _KERNEL_ROWS]) for start in starts)
     parts = [
         posterior(tf.constant(block), tf.constant([_identity(row) for row in block]))
         for block in blocks
@@ -488,7 +491,7 @@ def _drawn_posterior(model: VAE, images: np.ndarray) -> tuple[np.ndarray, np.nda
     return tf.nest.map_structure(lambda *each: np.concatenate(each), *parts)
 
 
-def observations(model: VAE, x: Any) -> np.ndarray:
+def observations(model: VAE, x: Any) -> Array:
     """Returns images as float32 in [0, 1] after checking that the likelihood supports them.
 
     A Bernoulli is not a valid density for grey pixels. A density at binary pixels has no upper
@@ -499,7 +502,7 @@ def observations(model: VAE, x: Any) -> np.ndarray:
         x: images in any form that `VAE.fit` takes.
 
     Returns:
-        float32 [N, H, W, C].
+        float32 [N, H, W, C], as `Rows` for `Rows`.
 
     Raises:
         checks.InputError: for grey pixels if the likelihood is binary, and for binary images if it
@@ -514,15 +517,23 @@ def observations(model: VAE, x: Any) -> np.ndarray:
         checks.not_only_binary(images)
     else:
         _require_binary(images)
+    if isinstance(images, Rows):
+        return images if images.dtype == np.float32 else observed(images, 0, "none")
     return data.to_pixels(tf.constant(images), None, "none").numpy()
 
 
-def _require_binary(images: np.ndarray) -> None:
-    grey = (images != 0) & (images != (255 if images.dtype == np.uint8 else 1.0))
-    if grey.any():
+def _require_binary(images: Array) -> None:
+    count, example = 0, 0.0
+    for start in range(0, len(images), 1000):
+        block = np.asarray(images[start : start + 1000])
+        grey = (block != 0) & (block != (255 if block.dtype == np.uint8 else 1.0))
+        if grey.any():
+            count += int(grey.sum())
+            example = example or float(block[grey][0])
+    if count:
         raise checks.InputError(
             "a likelihood figure needs binary pixels, 0 and 1. Received: "
-            f"{grey.mean():.1%} of pixels in between, such as {images[grey][0]:.4g}. "
+            f"{count / images.size:.1%} of pixels in between, such as {example:.4g}. "
             "Binarize first: vae_keras.data.binarize(x, seed=0)."
         )
 

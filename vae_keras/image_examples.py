@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from vae_keras import assembly, data
 from vae_keras.utils import checks
+from vae_keras.utils.rows import Array
 
 
 class ImageExamples:
@@ -26,7 +26,7 @@ class ImageExamples:
         """The shape of an image, (H, W, C)."""
         return self.image_shape
 
-    def as_examples(self, x: Any, name: str = "x") -> np.ndarray:
+    def as_examples(self, x: Any, name: str = "x") -> Any:
         """Returns images [N, H, W, C] as uint8 or float32, checked, and builds the model."""
         images = checks.images(x, name, shape=self.image_shape if self.built else None)
         if not self.built:
@@ -39,7 +39,7 @@ class ImageExamples:
         if not self.built:
             self.build((None, *shape))
 
-    def check_support(self, examples: np.ndarray) -> None:
+    def check_support(self, examples: Array) -> None:
         """Refuses black and white images under a likelihood of grey ones: it has no upper bound."""
         if self.likelihood.support != "binary":
             checks.not_only_binary(examples)

@@ -114,9 +114,12 @@ def test_own_images_are_scaled_to_the_models_shape(photos_run, tmp_path, capsys)
         Image.fromarray(image).save(tmp_path / f"{index}.png")
     model = ["--model", str(photos_run / "model.keras")]
     path = tmp_path / "numbers.json"
-    arguments = ["--data", str(tmp_path), "--samples", "2", "--json", str(path)]
+    arguments = ["--data", str(tmp_path), "--samples", "2", "--json", str(path), "--images", "1"]
     assert main(["evaluate", *model, *arguments]) == 0
-    assert "Scaled to 7 x 5" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Scaled to 7 x 5" in out
+    assert "All 10 images that the model did not train on" in out
+    assert out.splitlines()[-1].startswith("1 images, dynamic binarization")
     result = json.loads(path.read_text())
     assert all("standard_error" not in entry for entry in result["metrics"]), "of one image"
     assert result["model"] == model[1]

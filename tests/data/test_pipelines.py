@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from vae_keras.data import pipelines
+from vae_keras.utils import rows
 
 
 def _epochs(count, num, batch, stack, seed=0, first_epoch=0):
@@ -29,6 +30,29 @@ def test_every_row_once_an_epoch_and_padding_weighs_nothing(num, batch, stack):
         np.testing.assert_array_equal(rows[held] + 1, weights[held])
         assert sum(int(s.steps) for s in epoch) == -(-num // batch)
         assert all(s.examples.shape == (stack, batch, 1, 1, 1) for s in epoch)
+
+
+def test_rows_of_a_file_are_served_as_those_of_an_array_and_each_share_reads_its_own():
+    images = np.arange(13, dtype=np.float32).reshape(13, 1, 1, 1)
+    weights, counts = np.ones(13, np.float32), []
+
+    def read(index):
+        counts.append(len(index))
+        return images[index]
+
+    lazy = rows.Rows(read, np.arange(13), (1, 1, 1), np.float32)
+    for make, arguments, steps in (
+        (pipelines.stacks, (6, 2, 0), 2),
+        (pipelines.shares, (6, range(1, 3), 3, 0), 6),
+    ):
+        ours, theirs = (
+            make(x, weights, *arguments).take(steps).as_numpy_iterator() for x in (lazy, images)
+        )
+        for one, other in zip(ours, theirs, strict=True):
+            for part, expected in zip(one, other, strict=True):
+                np.testing.assert_array_equal(part, expected)
+    assert max(counts[2:]) <= 12
+    assert counts[-1] == 2, "two rows of a global batch of six belong to one of three replicas"
 
 
 def test_order_is_a_pure_function_of_seed_and_epoch():

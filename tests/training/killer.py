@@ -1,11 +1,15 @@
 """Kills training runs at random moments until they finish, and compares their results bit for bit.
 
     python -m tests.training.killer --kills 100 --seed 0
+    python -m tests.training.killer --kills 100 --seed 0 --on-disk
 
 A run is the command `train` on small real digits. The killer sends SIGKILL while the run trains,
 writes a checkpoint, draws, exports or does anything else. It then checks the files on the disk and
 starts the same command again. A finished run must hold what a run without kills holds: the weights,
 the state of the optimizer, the ELBO of every epoch, the figures and the served model.
+
+With --on-disk the killed runs read their images from a cache on the disk, which they make first,
+and the run without kills reads the same images from memory.
 
 Each attempt is forked from a process that has imported TensorFlow and has not used it. No thread of
 TensorFlow's runtime exists in it yet, and an attempt saves the seconds of the imports.
@@ -39,7 +43,7 @@ import numpy as np
 
 from vae_keras import VAE, export
 from vae_keras.cli.main import main as command
-from vae_keras.data import datasets
+from vae_keras.data import datasets, own_images
 from vae_keras.export import saved_model, warmup
 from vae_keras.report import figures
 from vae_keras.trainer import inputs
@@ -78,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.training.killer")
     parser.add_argument("--kills", type=int, default=20, help="number of kills (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
+    parser.add_argument("--on-disk", action="store_true", help="killed runs read from the disk")
     arguments = parser.parse_args(argv)
     rng = random.Random(arguments.seed)
     mnist = datasets.load_mnist()  # does not use TensorFlow
@@ -85,7 +90,12 @@ def main(argv: list[str] | None = None) -> int:
     cut = datasets.Images(x, mnist.y_train[:1200], x_test, mnist.y_test[:100])
     with tempfile.TemporaryDirectory() as name:
         base, killed = Path(name), collections.Counter()
-        whole = attempt(base / "whole", cut, lambda _: None)
+        flags: tuple[str, ...] = ()
+        if arguments.on_disk:
+            np.savez(base / "digits.npz", **cut._asdict())
+            flags = ("--data", str(base / "digits.npz"))
+        cache = base / "cache" if arguments.on_disk else None
+        whole = attempt(base / "whole", cut, lambda _: None, flags)
         if whole.code != 0:
             print(f"the run without kills ended with {whole.code}")
             return 1
@@ -100,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
             while True:
                 alive = killed.total() == arguments.kills or not stages
                 moment = (lambda _: None) if alive else plan(rng, stages.pop(0), seconds)
-                ended = attempt(folder, cut, moment)
+                ended = attempt(folder, cut, moment, flags, cache)
                 print(f"run {runs}: {ended.code} in {ended.stage}", flush=True)
                 if ended.code is None:
                     killed[ended.stage] += 1
@@ -112,6 +122,9 @@ def main(argv: list[str] | None = None) -> int:
                     return 1
             require_same(folder, base / "whole")
             shutil.rmtree(folder)
+            if cache is not None:
+                require_cached(cache)
+                shutil.rmtree(cache)
     where = ", ".join(f"{stage} {killed[stage]}" for stage in STAGES)
     print(
         f"{killed.total()} kills ({where}), {runs} runs: each ended bit for bit like the run "
@@ -145,7 +158,11 @@ def plan(
 
 
 def attempt(
-    folder: Path, images: datasets.Images, moment: Callable[[Attempt], float | None]
+    folder: Path,
+    images: datasets.Images,
+    moment: Callable[[Attempt], float | None],
+    flags: tuple[str, ...] = (),
+    cache: Path | None = None,
 ) -> Attempt:
     """Runs the command once in a child process, and kills it at the chosen moment."""
     reader, writer = os.pipe()
@@ -154,7 +171,7 @@ def attempt(
         os.close(reader)
         code = 1
         try:
-            code = _train(folder, images, writer)
+            code = _train(folder, images, writer, flags, cache)
         finally:
             os._exit(code)
     os.close(writer)
@@ -192,8 +209,13 @@ def attempt(
     return so_far
 
 
-def _train(folder: Path, images: datasets.Images, pipe: int) -> int:
+def _train(
+    folder: Path, images: datasets.Images, pipe: int, flags: tuple[str, ...], cache: Path | None
+) -> int:
     """Runs the command in the child process, and tells the killer which stage it enters."""
+    if cache is not None:
+        os.environ["XDG_CACHE_HOME"] = str(cache)
+        own_images.IN_MEMORY = 0
     stage = 0
 
     def within(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -220,7 +242,7 @@ def _train(folder: Path, images: datasets.Images, pipe: int) -> int:
     checkpoints.save = within("checkpoint", checkpoints.save)
     figures.save = within("figures", figures.save)
     export.export_saved_model = within("export", export.export_saved_model)
-    return command(["train", "--workdir", str(folder), *FLAGS])
+    return command(["train", "--workdir", str(folder), *FLAGS, *flags])
 
 
 # ------------------------------------------------------------------------- the files on the disk
@@ -256,6 +278,16 @@ def require_sound(folder: Path) -> None:
         golden, metadata = saved_model.GOLDEN_FILE, saved_model.METADATA_FILE
         for name in ("saved_model.pb", golden, metadata, warmup.FILE):
             assert (version / name).exists(), name
+
+
+def require_cached(cache: Path) -> None:
+    """Looks for anything but one whole cache.
+
+    Raises:
+        AssertionError: if there is something else.
+    """
+    found = sorted(path.name.split("-")[0] for path in cache.rglob("*") if path.is_file())
+    assert found == ["cache.json", "catalogue", "lock", "pixels"], found
 
 
 def require_same(one: Path, other: Path) -> None:

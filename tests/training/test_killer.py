@@ -20,11 +20,27 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_every_killed_run_ends_like_a_run_without_kills(kills):
+@pytest.mark.parametrize(
+    ("kills", "flags"),
+    [
+        (3, []),
+        pytest.param(20, [], marks=pytest.mark.slow),
+        pytest.param(20, ["--on-disk"], marks=pytest.mark.slow),
+    ],
+)
+def test_every_killed_run_ends_like_a_run_without_kills(kills, flags):
     """The killer is a process of its own: the TensorFlow of this one has threads."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.training.killer", "--kills", str(kills), "--seed", "1"],
+        [
+            sys.executable,
+            "-m",
+            "tests.training.killer",
+            "--kills",
+            str(kills),
+            "--seed",
+            "1",
+            *flags,
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

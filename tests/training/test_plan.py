@@ -15,7 +15,8 @@ ROWS = np.arange(250, dtype=np.uint8).reshape(-1, 1, 1, 1)
 
 def own(rows: int, **changes) -> datasets.DataSet:
     x = np.zeros((rows, 1, 1, 1), np.uint8)
-    return datasets.DataSet("mine", datasets.Images(x, None, x[:1], None), "as given", **changes)
+    images = datasets.Images(x, None, x[:1], None)
+    return datasets.DataSet("mine", images, "as given", own=True, **changes)
 
 
 def planned(settings: TrainConfig, dataset: datasets.DataSet):
@@ -122,3 +123,55 @@ def test_data_without_a_name_are_refused():
 def test_a_named_set_is_not_scaled():
     with pytest.raises(checks.InputError, match="image_size scales your own images"):
         load_data("mnist", "32")
+
+
+def test_convolutions_get_a_stage_for_each_halving_of_larger_images():
+    def widths(side: int) -> list[int]:
+        x = np.zeros((20, side, side, 3), np.uint8)
+        images = datasets.Images(x, None, x[:1], None)
+        dataset = datasets.DataSet("mine", images, "as given", own=True)
+        recipe = planned(TrainConfig("conv_mnist", data="mine.npz"), dataset).recipe
+        assert recipe.encoder.arguments["widths"] == recipe.decoder.arguments["widths"]
+        return list(recipe.encoder.arguments["widths"])
+
+    assert widths(28) == widths(32) == [16, 64]
+    assert widths(33) == [16, 64, 128]
+    assert widths(256) == [16, 64, 128, 128, 128]
+
+
+def test_networks_that_do_not_fit_into_memory_are_refused_with_their_bytes(monkeypatch):
+    x = np.broadcast_to(np.uint8(0), (20, 1000, 1000, 3))
+    dataset = datasets.DataSet("mine", datasets.Images(x, None, x, None), "as given", own=True)
+    monkeypatch.setattr(checks, "machine_memory", lambda: 16 * 10**9)
+    with pytest.raises(checks.InputError, match="1000 x 1000 x 3, which take about") as error:
+        planned(TrainConfig(data="mine.npz"), dataset)
+    weights = 4 * 4 * 2 * 200 * 3 * 10**6
+    assert int(str(error.value).split("about ")[1].split(" bytes")[0].replace(",", "")) > weights
+    planned(TrainConfig("conv_mnist", data="mine.npz"), dataset)
+
+
+def test_given_validation_images_are_the_validation_split():
+    dataset = own(50, validation=15)
+    plan = planned(TrainConfig(data="mine.npz"), dataset)
+    assert plan.recipe.validation == 15
+    assert len(plan.images("validation")[0]) == 15
+    assert "35 for training, 15 for validation, 1 for testing" in " ".join(plan.describe())
+    with pytest.raises(checks.InputError, match="validation counts images where the data come"):
+        planned(TrainConfig(data="mine.npz", validation=5), dataset)
+
+
+def test_images_that_stay_together_are_held_out_together():
+    continues = np.arange(50) % 4 != 0
+    plan = planned(TrainConfig(data="mine.npz"), own(50, continues=continues))
+    assert (plan.recipe.validation, plan.remarks) == (6, ())
+    plan = planned(TrainConfig(data="mine.npz", validation=8), own(50, continues=continues))
+    assert plan.recipe.validation in (6, 10)
+    assert plan.remarks[0].startswith("Held out for validation: ")
+
+
+def test_data_without_test_images_cannot_be_tested():
+    x = np.zeros((50, 1, 1, 1), np.uint8)
+    images = datasets.Images(x, None, x[:0], None)
+    dataset = datasets.DataSet("mine", images, "as given", own=True, validation=5)
+    with pytest.raises(checks.InputError, match="test needs test images"):
+        planned(TrainConfig(data="mine.npz", test=True), dataset)

@@ -19,7 +19,7 @@ from tests.training import killer
 from tests.training.conftest import FLAGS, config, patch_training
 from vae_keras import ContinuousBernoulli
 from vae_keras.cli.main import main
-from vae_keras.data import datasets, image_folder
+from vae_keras.data import datasets, own_images
 from vae_keras.training import TrainConfig, callbacks, checkpoints, run
 from vae_keras.training.build import build_model
 from vae_keras.training.signals import Interrupted, Signals
@@ -260,7 +260,7 @@ def test_lost_checkpoints_are_an_error_and_nothing_is_overwritten(
 
 
 def test_a_run_on_own_images_holds_everything(photos_run):
-    assert names(photos_run) == CONTENT
+    assert names(photos_run) == CONTENT | {"trained_on.npy"}
     assert names(photos_run / "figures") == FIGURES
     rows = callbacks.read_elbo_csv(photos_run / "elbo.csv")
     assert all(math.isfinite(float(value)) for row in rows for value in row.values())
@@ -272,7 +272,7 @@ def test_the_configuration_identifies_own_images_by_their_content(photos, photos
     settings = json.loads((photos_run / "config.json").read_text())
     assert settings["data"] == "photos"
     assert settings["description"] == "The networks of mlp_mnist, trained on photos"
-    assert settings["own_data"] == dict(image_folder.load(photos).identity)
+    assert settings["own_data"] == dict(own_images.open_images(photos).identity)
     assert (settings["validation"], settings["batch_size"]) == (5, 10)
     assert str(photos) not in (photos_run / "config.json").read_text()
 
@@ -288,7 +288,7 @@ def test_own_labels_are_in_the_numbers_and_on_the_page(photos_run):
 
 
 def test_own_images_are_served_in_their_shape(photos, photos_run):
-    x = image_folder.load(photos).images.x_test
+    x = own_images.open_images(photos).images.x_test
     served = tf.saved_model.load(str(photos_run / "serving" / "1")).signatures["reconstruct"]
     assert served.structured_input_signature[1]["images"].shape.as_list() == [None, 7, 5, 3]
     images = tf.constant(x / np.float32(255))

@@ -477,6 +477,9 @@ def test_rendering(finished, tmp_path, disk, fault, place, capsys):
 # Every call of the package that can write a file, and what makes the write atomic. The test fails
 # for a new call until it goes through `files.atomic_write` or `files.staged` and is listed here.
 WRITERS = {
+    ("data.cache", "np.savez"),  # atomic_write
+    ("data.cache", "open"),  # staged, and the lock
+    ("training.artifacts", "np.save"),  # atomic_write
     ("data.datasets", "pooch.retrieve"),  # into a temporary folder
     ("data.datasets", "np.savez"),  # atomic_write
     ("data.datasets", "os.replace"),  # moves a damaged cache aside

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vae_keras import data, evaluation
+from vae_keras import evaluation
 from vae_keras.cli import models, table
 from vae_keras.data import datasets
+from vae_keras.data.observations import observed
 from vae_keras.report.provenance import provenance
 from vae_keras.training import artifacts
 from vae_keras.utils import checks, files
@@ -24,25 +25,27 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         checks.writable("--json", arguments.json)
     model = models.read_model(arguments)
-    images = models.load_test_data(arguments, model).images.x_test
+    held = models.load_held_out(arguments, model)
+    images = held.x
     count = checks.whole_number("--images", arguments.images or len(images), 1, len(images))
     if arguments.refined is not None:
         checks.whole_number("--refined", arguments.refined, 2, count)
         checks.whole_number("--samples", arguments.samples, evaluation.FEW + 1)
     mode = _binarization(model)
-    x = data.binarize(images[:count], arguments.seed, mode)
+    x = observed(images[:count], arguments.seed, mode)
     likelihood = publish.estimate_likelihood(
         model, x, arguments.samples, arguments.seed, arguments.refined
     )
     metrics = [
-        publish.likelihood_metric(likelihood, mode),
-        *artifacts.measure(model, x, mode, arguments.seed, "test"),
+        publish.likelihood_metric(likelihood, mode, held.kind),
+        *artifacts.measure(model, x, mode, arguments.seed, held.kind),
     ]
     table.show([("nats per image", "mean", "standard error", "samples"), *_rows(metrics)])
     for k, bound in likelihood.curve.items():
         print(f"bound at k = {k}: {bound.mean:.3f}")
     refined = "" if arguments.refined is None else f" ({arguments.refined} with all samples)"
-    print(f"{count} test images{refined}, {mode} binarization, seed {arguments.seed}")
+    kind = "" if held.kind == "unseen" else f"{held.kind} "
+    print(f"{count} {kind}images{refined}, {mode} binarization, seed {arguments.seed}")
     if arguments.json is not None:
         weights = presets.weights(arguments.preset) if arguments.preset else arguments.model
         hashes = {"weights_sha256": files.sha256(Path(weights))}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vae_keras import data
 from vae_keras.cli import models
+from vae_keras.data.observations import observed
 from vae_keras.report import figures, gallery
 from vae_keras.utils import checks
 
@@ -15,10 +15,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes one PNG file for each figure to the folder `--to`."""
     checks.writable("--to", arguments.to, folder=True)
     model = models.read_model(arguments)
-    dataset = models.load_test_data(arguments, model)
-    x, labels = dataset.images.x_test, dataset.images.y_test
-    seen = data.binarize(x, model.seed, model.binarization)
-    for name, figure in gallery.image_figures(model, x, seen, labels, dataset.invert, "test"):
+    x, labels, kind, invert = models.load_held_out(arguments, model)
+    seen = observed(x, model.seed, model.binarization)
+    for name, figure in gallery.image_figures(model, x, seen, labels, invert, kind):
         path = Path(arguments.to) / f"{name}.png"
         figures.save(figure, path)
         print(path)

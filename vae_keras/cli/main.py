@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("evaluate", "Measures -log p(x), the ELBO and its terms on the test set.")
     _add_model(command)
-    _add_data(command)
+    _add_data(command, "what the model was trained on")
     command.add_argument(
         "--samples", type=int, default=5000, metavar="K", help="importance samples for each image"
     )
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("figures", "Draws the figures of a model from the test set.")
     _add_model(command)
-    _add_data(command)
+    _add_data(command, "what the model was trained on")
     command.add_argument("--to", default="figures", metavar="DIR", help="folder of the PNG files")
 
     command = add("export", "Exports a model for TF Serving, ONNX or LiteRT.")
@@ -115,6 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("run_folder", metavar="RUN", help="a run folder, such as runs/mlp_mnist")
     _add_refined(command)
 
+    command = add("cache", "Lists the caches of decoded images, and removes them.", False)
+    command.add_argument(
+        "--remove", metavar="NAME", help="remove the cache of this name, or all of them: all"
+    )
     add("render", "Writes the cards and tables of the zoo from their JSON files.")
     return parser
 
@@ -127,8 +131,9 @@ def _add_train(command: argparse.ArgumentParser) -> None:
     add("--learning-rate", type=float, metavar="RATE", help="highest learning rate")
     add("--seed", type=int, metavar="S", help="seed of weights, order and noise")
     add("--workdir", metavar="DIR", help="the run folder (default: runs/PRESET[-DATA])")
-    add("--data", metavar="DATA", help="mnist, fashion_mnist, an .npz or a folder of images")
+    _add_data(command, "the preset's")
     add("--image-size", metavar="H[xW]", help="scale own images to this size")
+    add("--group-by", metavar="PATTERN", help="never divide own images whose names share this")
     add("--validation", type=int, metavar="N", help="training images to hold out")
     add(
         "--binarization",
@@ -146,12 +151,15 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     source.add_argument("--model", metavar="PATH", help="a .keras file")
 
 
-def _add_data(command: argparse.ArgumentParser) -> None:
+def _add_data(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument(
         "--data",
         metavar="DATA",
-        help="mnist, fashion_mnist, an .npz file or a folder of images "
-        "(default: what the model was trained on)",
+        help="mnist, fashion_mnist, or own images: a folder, a .zip or .tar, an .npz, .npy or .h5, "
+        f"or TFRecord files (default: {default})",
+    )
+    command.add_argument(
+        "--skip-damaged", action="store_true", help="leave damaged image files out and list them"
     )
 
 

@@ -19,6 +19,8 @@ def run(arguments: argparse.Namespace) -> None:
             workdir=arguments.workdir,
             data=arguments.data,
             image_size=arguments.image_size,
+            skip_damaged=arguments.skip_damaged,
+            group_by=arguments.group_by,
             validation=arguments.validation,
             binarization=arguments.binarization,
             strategy=arguments.strategy,

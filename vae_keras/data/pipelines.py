@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from vae_keras.utils.rows import Array, Rows, is_mapped
+
 
 class Stack(NamedTuple):
     """Several batches for one compiled call.
@@ -61,11 +63,11 @@ def batches(
     Returns:
         A `tf.data.Dataset` of ceil(N / batch_size) elements.
     """
-    store = tf.nest.map_structure(_constant, parts)
+    gathers = tf.nest.map_structure(lambda part: None if part is None else _gather(part), parts)
 
     def batch(rows: tf.Tensor) -> Any:
         return tf.nest.map_structure(
-            lambda part: None if part is None else tf.gather(part, rows), store
+            lambda gather: None if gather is None else gather(rows), gathers
         )
 
     order = _number(epoch).map(lambda number: epoch_order(num, shuffle_seed, number))
@@ -75,7 +77,7 @@ def batches(
 
 
 def stacks(
-    examples: np.ndarray,
+    examples: Array,
     weights: np.ndarray,
     batch_size: int,
     stack_size: int,
@@ -85,7 +87,7 @@ def stacks(
     """Makes endless passes over arrays, in `Stack`s of batches.
 
     Args:
-        examples: [N, ...], kept in memory once.
+        examples: [N, ...]. An array is kept in memory once. `Rows` are read when they are needed.
         weights: float32 [N].
         batch_size: rows of a batch.
         stack_size: batches of a stack.
@@ -115,7 +117,7 @@ def stacks(
 
 
 def shares(
-    examples: np.ndarray,
+    examples: Array,
     weights: np.ndarray,
     batch_size: int,
     replicas: range,
@@ -138,7 +140,7 @@ def shares(
     """
     num, rows, here = len(examples), -(-batch_size // num_replicas), len(replicas)
     gather = _padded_rows(examples, weights, rows)
-    all_weights = _constant(weights)
+    weight_of = _gather(weights)
 
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
         order = epoch_order(num, shuffle_seed, number)
@@ -149,7 +151,7 @@ def shares(
             held, weight, _ = gather(batch[row : row + rows])
             held = tf.ensure_shape(held, (rows, *examples.shape[1:]))
             weight = tf.ensure_shape(weight, (rows,))
-            total = tf.reduce_sum(tf.gather(all_weights, batch))
+            total = tf.reduce_sum(weight_of(batch))
             return Share(held, weight, row, tf.constant(batch_size), total)
 
         count = -(-num // batch_size) * here
@@ -181,16 +183,16 @@ def epoch_order(num: int, seed: int | None, epoch: int | tf.Tensor) -> tf.Tensor
 
 
 def _padded_rows(
-    examples: np.ndarray, weights: np.ndarray, rows: int
+    examples: Array, weights: np.ndarray, rows: int
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
     """Gathers rows by index and pads them to `rows` rows, the added ones with weight 0."""
-    store, weight = _constant(examples), _constant(weights)
+    example_of, weight_of = _gather(examples), _gather(weights)
 
     def gather(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         count = tf.shape(index)[0]
         index = tf.pad(index, [[0, rows - count]])
         held = tf.cast(tf.range(rows) < count, tf.float32)
-        return tf.gather(store, index), tf.gather(weight, index) * held, count
+        return example_of(index), weight_of(index) * held, count
 
     return gather
 
@@ -214,6 +216,22 @@ def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.prefetch(2).with_options(options)
 
 
-def _constant(array: np.ndarray | None) -> tf.Tensor | None:
+def _gather(array: Array) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from row numbers to rows of an array."""
+    if isinstance(array, Rows):
+        return _reader(array.__getitem__, array)
+    if is_mapped(array):  # a constant would be a copy in memory
+        return _reader(lambda index: np.take(array, index, axis=0), array)
     with tf.device("CPU"):  # the operations of a pipeline run there
-        return None if array is None else tf.constant(array)
+        store = tf.constant(array)
+    return lambda index: tf.gather(store, index)
+
+
+def _reader(
+    read: Callable[[np.ndarray], np.ndarray], array: Array
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    def gather(index: tf.Tensor) -> tf.Tensor:
+        found = tf.numpy_function(read, [index], array.dtype, stateful=False)
+        return tf.ensure_shape(found, (*index.shape, *array.shape[1:]))
+
+    return gather

@@ -15,6 +15,7 @@ from vae_keras.data import datasets
 from vae_keras.model import VAE
 from vae_keras.priors import StandardNormal
 from vae_keras.report import figures
+from vae_keras.utils.rows import Array
 
 _PRIOR_SOURCES = {
     "prior": "z ~ N(0, I)",
@@ -78,8 +79,8 @@ def prior_titles(model: VAE, count: int = 25) -> dict[str, str]:
 
 def image_figures(
     model: VAE,
-    originals: np.ndarray,
-    images: np.ndarray,
+    originals: Array,
+    images: Array,
     labels: np.ndarray | None,
     invert: bool,
     split: str,
@@ -134,7 +135,7 @@ def image_figures(
         title = "Images decoded over the latent plane"
         yield "manifold", figures.grid(manifold(model), _SIDE, _SIDE, title, invert=invert)
     if len(inference.latent_groups(model.decoder, model.latent_dim)) > 1:
-        yield "levels", _levels(model, originals[:1], images[:1], invert, split)
+        yield "levels", _levels(model, originals[[0]], images[[0]], invert, split)
     if labels is not None and datasets.has_classes(labels):
         loc = model.encode(images).loc
         points, axis_name = project(loc)
@@ -161,16 +162,16 @@ def _pairs(labels: np.ndarray | None, count: int) -> list[tuple[int, int, str]]:
 
 def _interpolations(
     model: VAE,
-    originals: np.ndarray,
-    images: np.ndarray,
+    originals: Array,
+    images: Array,
     pairs: list[tuple[int, int, str]],
     invert: bool,
     split: str,
 ) -> Figure:
     start, end = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     lines = model.interpolate(images[start], images[end], _STEPS)
-    ends = originals[start, np.newaxis] / 255.0, originals[end, np.newaxis] / 255.0
-    rows = np.concatenate([ends[0], lines, ends[1]], axis=1)
+    first, last = (originals[ends][:, np.newaxis] / 255.0 for ends in (start, end))
+    rows = np.concatenate([first, lines, last], axis=1)
     fractions = [f"{i / (_STEPS - 1):.1f}" for i in range(_STEPS)]
     return figures.grid(
         rows.reshape(-1, *rows.shape[2:]),
@@ -280,7 +281,7 @@ def project(loc: np.ndarray) -> tuple[np.ndarray, str]:
     return centred @ (directions[:2] * signs[:, np.newaxis]).T, "principal component"
 
 
-def latent_classes(model: VAE, images: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
+def latent_classes(model: VAE, images: Array, labels: np.ndarray | None) -> dict[str, Any]:
     """Compares the classes in latent space, as `metrics.json` holds the comparison.
 
     Args:

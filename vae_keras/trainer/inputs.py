@@ -20,6 +20,7 @@ import tensorflow as tf
 from vae_keras.data import pipelines
 from vae_keras.trainer import replicas
 from vae_keras.utils import checks
+from vae_keras.utils.rows import Array, is_mapped
 
 _STACK_ROWS = 6000  # rows of a compiled call: enough to hide the overhead of the call
 _STACK_STEPS = 50
@@ -28,7 +29,7 @@ _STACK_VALUES = _STACK_ROWS * 28 * 28  # values of a compiled call: large images
 
 @dataclass(frozen=True)
 class Arrays:
-    """Examples in memory.
+    """Examples in memory, or `Rows` that are read when they are needed.
 
     Attributes:
         examples: [N, ...].
@@ -37,13 +38,18 @@ class Arrays:
         batch_size: rows of a batch.
     """
 
-    examples: np.ndarray
+    examples: Array
     labels: Any
     weights: np.ndarray | None
     batch_size: int
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the examples lie in memory, and not in a file."""
+        return isinstance(self.examples, np.ndarray) and not is_mapped(self.examples)
 
     @property
     def num_batches(self) -> int:

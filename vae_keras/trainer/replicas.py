@@ -24,6 +24,7 @@ from vae_keras.data import pipelines
 from vae_keras.trainer import step
 from vae_keras.trainer.fast_path import state_variables
 from vae_keras.utils import checks
+from vae_keras.utils.rows import Array
 
 
 class GlobalMean(keras.metrics.Mean):
@@ -42,7 +43,7 @@ class GlobalMean(keras.metrics.Mean):
 
 def dataset(
     strategy: tf.distribute.Strategy,
-    examples: np.ndarray,
+    examples: Array,
     weights: np.ndarray,
     batch_size: int,
     shuffle_seed: int | None,

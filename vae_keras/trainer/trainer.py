@@ -28,9 +28,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from vae_keras.data.collection import DataSet
 from vae_keras.trainer import fast_path, graph_checks, inputs, nonfinite
 from vae_keras.trainer.step_model import StepModel
 from vae_keras.utils import checks
+from vae_keras.utils.rows import Array
 
 _LOG = logging.getLogger(__name__)
 
@@ -70,7 +72,9 @@ class Trainer(StepModel):
         Args:
             x: examples as an array, an `(x, y)` or `(x, y, sample_weight)` tuple of arrays, or
                 batches of these as a `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator
-                or any other iterable that Keras takes.
+                or any other iterable that Keras takes. Of a `DataSet` of `data.open_images` the
+                training images are taken, and its validation images are measured if it has some
+                and neither `validation_data` nor `validation_split` is given.
             y: labels of the examples. The objective does not read them; a subclass's own
                 `train_step` gets them. Default None.
             batch_size: number of examples in a batch, for arrays. Default 32.
@@ -115,6 +119,10 @@ class Trainer(StepModel):
                 "class_weight needs a loss of labels, which this model does not have. "
                 "Received: class_weight. Pass sample_weight instead."
             )
+        if isinstance(x, DataSet):
+            x, held_out = x.training_part()
+            if validation_data is None and not validation_split:
+                validation_data = held_out
         data = self._take(
             x, y, sample_weight, batch_size, "steps_per_epoch", steps_per_epoch, validation_split
         )
@@ -247,7 +255,9 @@ class Trainer(StepModel):
             checks.InputError: for data or arguments that cannot be right.
         """
         data = self._take(inputs.unpack(x)[0], None, None, batch_size, "steps", steps)
-        is_array = isinstance(data, inputs.Arrays)
+        is_array = isinstance(data, inputs.Arrays) and data.in_memory
+        if isinstance(data, inputs.Arrays) and not is_array:
+            data = data.dataset(strategy=None, stack_size=1, labelled=False)
         with graph_checks.as_input_errors():
             try:
                 return super().predict(
@@ -300,7 +310,7 @@ class Trainer(StepModel):
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """Calls the model on one batch of arrays."""
-        return super().predict_on_batch(self.as_examples(x))
+        return super().predict_on_batch(np.asarray(self.as_examples(x)))
 
     # ---------------------------------------------------------------------------- the ways in
 
@@ -350,13 +360,13 @@ class Trainer(StepModel):
         """Warns of parts that cannot be right, before training."""
         raise NotImplementedError
 
-    def check_support(self, examples: np.ndarray) -> None:
+    def check_support(self, examples: Array) -> None:
         """Refuses examples to train on that the objective gives no meaningful number."""
         raise NotImplementedError
 
     def _batch(self, method: str, x: Any, sample_weight: Any) -> tuple[np.ndarray, Any]:
         self._require_compiled(method)
-        x = self.as_examples(x)
+        x = np.asarray(self.as_examples(x))
         if sample_weight is not None:
             sample_weight = checks.sample_weight(sample_weight, len(x))
         return x, sample_weight

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae_keras import data, evaluation, export
+from vae_keras import evaluation, export
 from vae_keras.data import datasets
+from vae_keras.data.observations import observed
 from vae_keras.model import VAE
 from vae_keras.report import figures, gallery, page
 from vae_keras.report.provenance import metric, provenance
@@ -18,6 +19,7 @@ from vae_keras.training.build import build_network
 from vae_keras.training.plan import Plan
 from vae_keras.training.signals import Signals
 from vae_keras.utils import files
+from vae_keras.utils.rows import Array
 from vae_keras.zoo import presets
 
 _NUM_SAMPLES = 10  # posterior samples for each image behind the ELBO in metrics.json
@@ -27,8 +29,8 @@ _MOST_TRAINING_IMAGES = 10_000  # so many are measured when nothing is held out
 class _Images(NamedTuple):
     """Images before binarization, as the model receives them, and their labels or None."""
 
-    originals: np.ndarray
-    images: np.ndarray
+    originals: Array
+    images: Array
     labels: np.ndarray | None
 
 
@@ -56,6 +58,10 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
     images = {split: _images(plan, split) for split in splits}
     signals.check("before the export")
     save_weights(model, folder / "model.keras")
+    if plan.dataset.digests is not None:
+        kept = len(plan.dataset.images.x_train) - recipe.validation
+        with files.atomic_write(folder / run_folder.TRAINED_ON) as file:
+            np.save(file, plan.dataset.digests[0][:kept])
     export.export_saved_model(model, folder / "serving", version=1, overwrite=True)
 
     signals.check("before the figures")
@@ -97,7 +103,7 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
 
 
 def measure(
-    model: VAE, images: np.ndarray, binarization: str, seed: int, split: str
+    model: VAE, images: Array, binarization: str, seed: int, split: str
 ) -> list[dict[str, Any]]:
     """Measures the ELBO, the rate, the distortion and the active units.
 
@@ -184,5 +190,5 @@ def _images(plan: Plan, split: str) -> _Images:
         originals = originals[:_MOST_TRAINING_IMAGES]
         labels = None if labels is None else labels[:_MOST_TRAINING_IMAGES]
     recipe = plan.recipe
-    images = data.binarize(originals, recipe.seed, recipe.binarization)
+    images = observed(originals, recipe.seed, recipe.binarization)
     return _Images(originals, images, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,6 +99,40 @@ def build_network(recipe: presets.Recipe, image_shape: tuple[int, ...], precisio
         binarization=recipe.binarization,
         seed=recipe.seed,
     )
+
+
+def training_bytes(recipe: presets.Recipe, image_shape: tuple[int, ...]) -> int:
+    """Estimates the memory that training takes, from the largest layers of the networks.
+
+    Args:
+        recipe: the recipe.
+        image_shape: shape (H, W, C) of the images.
+
+    Returns:
+        Bytes of the weights, their gradients and two moments, and of one batch with its
+        activations. What TensorFlow itself takes is not counted.
+
+    Example:
+        >>> recipe = presets.load_recipe("mlp_mnist")
+        >>> training_bytes(recipe, (28, 28, 1)) < 10**8
+        True
+    """
+    values = math.prod(image_shape)
+    weights, activations = 0, 8 * values  # pixels, random bits, logits, and their gradients
+    for part in (recipe.encoder, recipe.decoder):
+        widths = part.arguments.get("widths", ())
+        latent_dim = recipe.encoder.arguments.get("latent_dim", 50)
+        height, width = image_shape[:2]
+        for channels in widths:
+            height, width = -(-height // 2), -(-width // 2)
+            blocks = part.arguments.get("blocks_per_stage", 1)
+            activations += (2 + 4 * blocks) * height * width * channels
+        if widths:
+            weights += height * width * widths[-1] * 2 * latent_dim
+        else:
+            hidden = part.arguments.get("hidden", (200, 200))
+            weights += values * (hidden[0] if part is recipe.encoder else hidden[-1])
+    return 4 * (4 * weights + recipe.batch_size * activations)
 
 
 def _part(kind: str, part: presets.Part, classes: Mapping[str, type], **arguments: Any) -> Any:

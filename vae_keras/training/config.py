@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_keras import data
-from vae_keras.data import datasets, image_folder
+from vae_keras.data import datasets, own_images
 from vae_keras.training import checkpoints
 from vae_keras.utils import checks
 from vae_keras.zoo import presets
@@ -28,8 +28,12 @@ class TrainConfig:
         seed: seed of weights, order and noise, an integer in [0, 2^31). Default None.
         workdir: the run folder. Default `runs/<preset>`, or `runs/<preset>-<data>` if `data` is
             not the preset's.
-        data: a name in `datasets.KNOWN`, or a path as `image_folder.load` takes it. Default None.
+        data: a name in `datasets.KNOWN`, or a path as `own_images.open_images` takes it.
+            Default None.
         image_size: "H" or "HxW". Own images are scaled to this size. Default: their own size.
+        skip_damaged: whether damaged files among own images are left out. Default False.
+        group_by: regular expression for the names of own images that are never divided, as in
+            `own_images.open_images`. Default None.
         validation: number of training images held out for validation, the last ones. Default
             None; for own images it then depends on their number.
         binarization: "dynamic", "threshold" or "none". It also sets the likelihood: a
@@ -51,6 +55,8 @@ class TrainConfig:
     workdir: str | os.PathLike[str] | None = None
     data: str | None = None
     image_size: str | None = None
+    skip_damaged: bool = False
+    group_by: str | None = None
     validation: int | None = None
     binarization: str | None = None
     strategy: str = "none"
@@ -113,5 +119,5 @@ class TrainConfig:
             return checks.path("workdir", self.workdir)
         if self.data in (None, presets.load_recipe(self.preset).data):
             return Path("runs") / self.preset
-        name = self.data if self.data in datasets.KNOWN else image_folder.name(self.data)
+        name = self.data if self.data in datasets.KNOWN else own_images.name(self.data)
         return Path("runs") / f"{self.preset}-{name}"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vae_keras.data import datasets, image_folder
+from vae_keras.data import datasets, own_images
+from vae_keras.training.build import training_bytes
 from vae_keras.training.config import TrainConfig
 from vae_keras.utils import checks, files
+from vae_keras.utils.rows import Array
 from vae_keras.zoo import presets
 
 SPLITS = ("training", "validation", "test")
@@ -19,6 +21,9 @@ SPLITS = ("training", "validation", "test")
 # For own images whose sizes the user left open: one training image in _VALIDATION_SHARE is held
 # out, and an epoch has _STEPS steps if batches of at least _MIN_BATCH images allow it.
 _VALIDATION_SHARE, _STEPS, _MIN_BATCH = 10, 100, 10
+
+# Convolutions get more stages for larger own images, until a side has at most _LOWEST pixels.
+_LOWEST, _WIDEST = 8, 128
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,14 @@ class Plan:
         """The split that a run is measured on: "validation", or "training" without one."""
         return "validation" if self.recipe.validation else "training"
 
-    def images(self, split: str) -> tuple[np.ndarray, np.ndarray | None]:
+    def images(self, split: str) -> tuple[Array, np.ndarray | None]:
         """Returns the images of a split and their labels.
 
         Args:
             split: one of `SPLITS`. The validation images are the last ones of `x_train`.
 
         Returns:
-            uint8 [N, H, W, C], and labels [N] or None.
+            uint8 [N, H, W, C] in memory or as `Rows`, and labels [N] or None.
         """
         checks.choice("split", split, SPLITS)
         images = self.dataset.images
@@ -113,8 +118,19 @@ def make_plan(config: TrainConfig, recipe: presets.Recipe, dataset: datasets.Dat
         description = f"The networks of {config.preset}, trained on {dataset.name}"
         recipe = dataclasses.replace(recipe, data=dataset.name, description=description)
     if dataset.own:
-        recipe = _sized(recipe, config, len(dataset.images.x_train))
+        recipe = _sized(recipe, config, dataset)
+        wanted = config.validation
+        if wanted is not None and wanted != recipe.validation:
+            remarks.append(
+                f"Held out for validation: {recipe.validation:,} instead of {wanted:,} images, so "
+                "that images which stay together are on one side."
+            )
     _check(recipe, dataset)
+    if config.test and not len(dataset.images.x_test):
+        raise checks.InputError(
+            "test needs test images. Received: data with a validation set only. Leave out --test, "
+            "or add a folder named test."
+        )
     settings = {"preset": config.preset} | recipe.to_dict()
     if recipe.start_from:
         settings[presets.START_HASH] = files.sha256(presets.weights(recipe.start_from))
@@ -123,13 +139,19 @@ def make_plan(config: TrainConfig, recipe: presets.Recipe, dataset: datasets.Dat
     return Plan(config.preset, recipe, dataset, title, settings, tuple(remarks))
 
 
-def load_data(name: str, image_size: str | None = None) -> datasets.DataSet:
+def load_data(
+    name: str,
+    image_size: str | None = None,
+    skip_damaged: bool = False,
+    group_by: str | None = None,
+    say: Callable[[str], None] = print,
+) -> datasets.DataSet:
     """Loads a named data set, or own images.
 
     Args:
         name: a name in `datasets.KNOWN`, or a path.
-        image_size: "H" or "HxW", as in `image_folder.load`. Only own images are scaled.
-            Default None.
+        image_size, skip_damaged, group_by, say: as in `own_images.open_images`, for own images
+            only. Default None, False, None and `print`.
 
     Returns:
         The data set.
@@ -142,24 +164,54 @@ def load_data(name: str, image_size: str | None = None) -> datasets.DataSet:
         (60000, 28, 28, 1)
     """
     if name not in datasets.KNOWN:
-        return image_folder.load(name, image_size)
-    if image_size is not None:
-        raise checks.InputError(
-            f"image_size scales your own images. Received: {image_size!r} for {name}. "
-            "Leave it out, or name a folder."
+        return own_images.open_images(
+            name, image_size, skip_damaged=skip_damaged, group_by=group_by, say=say
         )
+    for argument, value in (("image_size", image_size), ("group_by", group_by)):
+        if value is not None:
+            does = "scales" if argument == "image_size" else "divides"
+            raise checks.InputError(
+                f"{argument} {does} your own images. Received: {value!r} for {name}. "
+                "Leave it out, or name a folder."
+            )
     return datasets.load(name)
 
 
-def _sized(recipe: presets.Recipe, config: TrainConfig, num_images: int) -> presets.Recipe:
-    """Returns the recipe with the sizes that the user left open chosen for `num_images`."""
-    if config.validation is None:
-        recipe = dataclasses.replace(recipe, validation=num_images // _VALIDATION_SHARE)
+def _sized(
+    recipe: presets.Recipe, config: TrainConfig, dataset: datasets.DataSet
+) -> presets.Recipe:
+    """Returns the recipe with the sizes that the user left open chosen for the data."""
+    num_images, given = len(dataset.images.x_train), dataset.validation
+    if given and config.validation not in (None, given):
+        raise checks.InputError(
+            "validation counts images where the data come without a validation set. "
+            f"Received: {config.validation} beside a set of {given:,} images. Leave it out."
+        )
+    validation = num_images // _VALIDATION_SHARE if config.validation is None else recipe.validation
+    validation = given or validation
+    if not given and validation < num_images:
+        validation = dataset.held_out(validation)
+    recipe = dataclasses.replace(recipe, validation=validation)
+    recipe = dataclasses.replace(
+        recipe,
+        encoder=_deepened(recipe.encoder, dataset.images.x_train.shape[1:3]),
+        decoder=_deepened(recipe.decoder, dataset.images.x_train.shape[1:3]),
+    )
     if config.batch_size is None:
         kept = max(num_images - recipe.validation, 1)
         batch = min(max(kept // _STEPS, _MIN_BATCH), recipe.batch_size, kept)
         recipe = dataclasses.replace(recipe, batch_size=batch)
     return recipe
+
+
+def _deepened(part: presets.Part, sides: tuple[int, int]) -> presets.Part:
+    """Returns a convolutional network with a stage for each halving that the images need."""
+    if part.name not in ("ConvEncoder", "ConvDecoder"):
+        return part
+    widths = list(part.arguments.get("widths", (32, 64)))
+    while max(sides) > _LOWEST * 2 ** len(widths):
+        widths.append(max(widths[-1], min(2 * widths[-1], _WIDEST)))
+    return dataclasses.replace(part, arguments=dict(part.arguments) | {"widths": widths})
 
 
 def _check(recipe: presets.Recipe, dataset: datasets.DataSet) -> None:
@@ -170,5 +222,13 @@ def _check(recipe: presets.Recipe, dataset: datasets.DataSet) -> None:
             f"{len(images)} images. Hold fewer out."
         )
     checks.batch_size(recipe.batch_size, len(images) - recipe.validation)
+    needed, total = training_bytes(recipe, images.shape[1:]), checks.machine_memory()
+    if needed > total:
+        raise checks.InputError(
+            "the networks and one batch of images must fit into memory. Received: "
+            f"{recipe.encoder.name} and {recipe.decoder.name} for images of "
+            f"{' x '.join(map(str, images.shape[1:]))}, which take about {needed:,} bytes of "
+            f"{total:,}. Pass a smaller --image-size or --batch-size, or a preset of convolutions."
+        )
     if recipe.likelihood.name == "ContinuousBernoulli":
         checks.not_only_binary(images)

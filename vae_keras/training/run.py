@@ -46,7 +46,13 @@ def train(config: TrainConfig) -> Path:
     with Signals() as signals, team.watched():
         if team.is_chief:
             print("Loading training data...", flush=True)
-        dataset = load_data(recipe.data, config.image_size)
+        dataset = load_data(
+            recipe.data,
+            config.image_size,
+            config.skip_damaged,
+            config.group_by,
+            say=print if team.is_chief else lambda _: None,
+        )
         plan = make_plan(config, recipe, dataset)
         if _is_complete(team, plan, folder, config):
             return folder

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from vae_keras.utils.rows import Array, Rows
+
 MAX_SEED = 2**31 - 1
 
 
@@ -108,7 +110,7 @@ def fraction(name: str, value: Any) -> float:
 
 def memory(name: str, count: int, bytes_each: int) -> int:
     """Returns `count` if that many items of `bytes_each` bytes fit into the machine's memory."""
-    total = _memory()
+    total = machine_memory()
     if count * bytes_each > total:
         raise InputError(
             f"{name} must be small enough for a result that fits into {total / 1e9:.0f} GB of "
@@ -117,7 +119,7 @@ def memory(name: str, count: int, bytes_each: int) -> int:
     return count
 
 
-def _memory() -> int:
+def machine_memory() -> int:
     """Returns the size of the machine's memory in bytes, or 2^40 if it is unknown."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -193,7 +195,7 @@ def batch_size(value: Any, num_images: int) -> int:
     return value
 
 
-def images(x: Any, name: str = "x", shape: tuple[int, ...] | None = None) -> np.ndarray:
+def images(x: Any, name: str = "x", shape: tuple[int, ...] | None = None) -> Any:
     """Returns images as [N, H, W, C], uint8 0..255 or float32 in [0, 1].
 
     Args:
@@ -203,7 +205,8 @@ def images(x: Any, name: str = "x", shape: tuple[int, ...] | None = None) -> np.
         shape: the (H, W, C) that a model was built for, or None for any shape. Default None.
 
     Returns:
-        A NumPy array, which shares the memory of `x` if no conversion was necessary.
+        A NumPy array, which shares the memory of `x` if no conversion was necessary. `Rows` are
+        returned as they are: they hold pixels of bytes, or floats that were made from bytes.
 
     Raises:
         InputError: for any other rank, number of channels, shape, dtype or value, and for an empty
@@ -213,7 +216,7 @@ def images(x: Any, name: str = "x", shape: tuple[int, ...] | None = None) -> np.
         >>> images(np.zeros((5, 28, 28))).shape
         (5, 28, 28, 1)
     """
-    x = _array(x)
+    x = x if isinstance(x, Rows) else _array(x)
     if x.dtype.kind not in "buif":
         raise InputError(
             f"{name} must hold numbers. Received: dtype {x.dtype}. "
@@ -251,7 +254,7 @@ def images(x: Any, name: str = "x", shape: tuple[int, ...] | None = None) -> np.
             f"{name} must hold images of the model's shape {tuple(shape)}. "
             f"Received: {x.shape[1:]}. Resize them, or build a model for that shape."
         )
-    if x.dtype == np.uint8:
+    if x.dtype == np.uint8 or isinstance(x, Rows):
         return x
     if x.dtype == bool:
         return x.astype(np.float32)
@@ -275,7 +278,7 @@ def images(x: Any, name: str = "x", shape: tuple[int, ...] | None = None) -> np.
     return x.astype(np.float32, copy=False)
 
 
-def not_only_binary(images: np.ndarray) -> None:
+def not_only_binary(images: Array) -> None:
     """Refuses images whose pixels are all 0 or 1, which a density on [0, 1] is not made for.
 
     Args:

@@ -16,6 +16,7 @@ from vae_keras.report import figures, gallery
 from vae_keras.report.provenance import metric, provenance
 from vae_keras.training import artifacts, run_folder
 from vae_keras.utils import checks, files, keras_file
+from vae_keras.utils.rows import Array
 from vae_keras.zoo import cards, presets
 
 GOLDEN_SEED = 0
@@ -107,7 +108,7 @@ def golden(model: VAE, images: np.ndarray) -> dict[str, Any]:
 
 
 def estimate_likelihood(
-    model: VAE, test: np.ndarray, num_samples: int, seed: int, num_refined: int | None
+    model: VAE, test: Array, num_samples: int, seed: int, num_refined: int | None
 ) -> evaluation.LogLikelihood:
     """Estimates log p(x) of the test images for a model card.
 
@@ -135,12 +136,15 @@ def estimate_likelihood(
     return evaluation.estimate_by_difference(model, test, num_samples, num_refined, seed=seed)
 
 
-def likelihood_metric(likelihood: evaluation.LogLikelihood, binarization: str) -> dict[str, Any]:
-    """Returns an estimate of -log p(x) on the test set as an entry of `metrics.json`.
+def likelihood_metric(
+    likelihood: evaluation.LogLikelihood, binarization: str, split: str = "test"
+) -> dict[str, Any]:
+    """Returns an estimate of -log p(x) as an entry of `metrics.json`.
 
     Args:
-        likelihood: the estimate of log p(x) of the test images.
-        binarization: how the test images were binarized.
+        likelihood: the estimate of log p(x) of the images.
+        binarization: how the images were binarized.
+        split: the split that the images are from. Default "test".
 
     Returns:
         JSON-ready values, in nats per image.
@@ -163,7 +167,7 @@ def likelihood_metric(likelihood: evaluation.LogLikelihood, binarization: str) -
         num_samples=likelihood.num_samples,
         num_images=len(likelihood.estimate.per_example),
         standard_error=likelihood.estimate.standard_error,
-        split="test",
+        split=split,
         binarization=binarization,
         seed=likelihood.seed,
         seconds=likelihood.seconds,

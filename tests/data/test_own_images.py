@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import struct
 import zipfile
 import zlib
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vae_keras.data import datasets, image_folder
+from vae_keras.data import cache, datasets, image_file, own_images, splits
 from vae_keras.utils import checks
 
 RNG = np.random.default_rng(0)
@@ -55,7 +56,7 @@ def as_set(x: np.ndarray) -> set[bytes]:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_folder_of_png_files_is_read_pixel_for_pixel(tmp_path, channels):
     folder_of(tmp_path / "pictures", 20, channels=channels)
-    dataset = image_folder.load(tmp_path / "pictures")
+    dataset = own_images.open_images(tmp_path / "pictures")
     x_train, y_train, x_test, y_test = dataset.images
     assert dataset.name == "pictures"
     assert dataset.own
@@ -70,7 +71,7 @@ def test_a_folder_of_png_files_is_read_pixel_for_pixel(tmp_path, channels):
 def test_jpeg_files_are_read_whatever_the_case_of_their_ending(tmp_path):
     for index in range(10):
         png(tmp_path / f"{index}{('.jpg', '.JPEG', '.JPG')[index % 3]}", pixels(), quality=95)
-    x = everything(image_folder.load(tmp_path))
+    x = everything(own_images.open_images(tmp_path))
     files = [np.asarray(Image.open(path)) for path in tmp_path.iterdir()]
     assert as_set(x) == as_set(np.stack(files))
 
@@ -78,7 +79,7 @@ def test_jpeg_files_are_read_whatever_the_case_of_their_ending(tmp_path):
 def test_sub_folders_are_labels_also_deeper_ones(tmp_path):
     labelled(tmp_path, cat=6, dog=5)
     folder_of(tmp_path / "dog" / "puppies", 4)
-    dataset = image_folder.load(tmp_path)
+    dataset = own_images.open_images(tmp_path)
     _, y_train, _, y_test = dataset.images
     names, counts = np.unique(np.concatenate([y_train, y_test]), return_counts=True)
     assert dict(zip(names, counts, strict=True)) == {"cat": 6, "dog": 9}
@@ -88,13 +89,13 @@ def test_sub_folders_are_labels_also_deeper_ones(tmp_path):
 
 
 def test_one_sub_folder_names_no_class(tmp_path):
-    assert image_folder.load(labelled(tmp_path, images=12)).images.y_train is None
+    assert own_images.open_images(labelled(tmp_path, images=12)).images.y_train is None
 
 
 def test_train_and_test_folders_are_the_division(tmp_path):
     labelled(tmp_path / "train", cat=6, dog=5)
     labelled(tmp_path / "test", cat=2, dog=1)
-    dataset = image_folder.load(tmp_path)
+    dataset = own_images.open_images(tmp_path)
     assert dataset.split == "as given"
     assert (len(dataset.images.x_train), len(dataset.images.x_test)) == (11, 3)
     assert sorted(dataset.images.y_test) == ["cat", "cat", "dog"]
@@ -107,10 +108,9 @@ def test_hidden_files_are_passed_over_and_others_counted(tmp_path):
     folder_of(tmp_path / ".thumbnails", 3)
     (tmp_path / ".hidden.png").write_text("no picture")
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "scan.tiff").write_text("mine")
-    dataset = image_folder.load(tmp_path)
+    dataset = own_images.open_images(tmp_path)
     assert len(everything(dataset)) == 12
-    assert dataset.notes == ("2 other files skipped.",)
+    assert dataset.notes == ("Files and folders passed over: 1 other and 2 hidden.",)
 
 
 @pytest.fixture
@@ -129,9 +129,9 @@ def test_links_to_folders_are_folders(tmp_path, disk):
     folder_of(root / "cat", 5)
     (root / "cat" / "more").symlink_to(disk / "cat")
     (root / "dog").symlink_to(disk / "dog")
-    assert labels_of(image_folder.load(root)) == {"cat": 15, "dog": 10}
+    assert labels_of(own_images.open_images(root)) == {"cat": 15, "dog": 10}
     (tmp_path / "link").symlink_to(root)
-    assert labels_of(image_folder.load(tmp_path / "link")) == {"cat": 15, "dog": 10}
+    assert labels_of(own_images.open_images(tmp_path / "link")) == {"cat": 15, "dog": 10}
 
 
 def test_train_and_test_may_be_links(tmp_path, disk):
@@ -139,7 +139,7 @@ def test_train_and_test_may_be_links(tmp_path, disk):
     root.mkdir()
     for part in ("train", "test"):
         (root / part).symlink_to(disk)
-    dataset = image_folder.load(root)
+    dataset = own_images.open_images(root)
     assert (len(dataset.images.x_train), len(dataset.images.x_test)) == (20, 20)
     assert labels_of(dataset) == {"cat": 20, "dog": 20}
 
@@ -148,7 +148,7 @@ def test_a_linked_folder_beside_loose_images_is_refused(tmp_path, disk):
     root = folder_of(tmp_path / "photos")
     (root / "more").symlink_to(disk / "dog")
     with pytest.raises(checks.InputError, match=r"links to folders.*beside 10 images in sub-fold"):
-        image_folder.load(root)
+        own_images.open_images(root)
 
 
 def test_links_in_a_circle_end(tmp_path):
@@ -158,13 +158,13 @@ def test_links_in_a_circle_end(tmp_path):
     (one / "nowhere").symlink_to(one / "nowhere")
     (one / "other").symlink_to(two)
     (two / "back").symlink_to(one)
-    assert len(everything(image_folder.load(one))) == 12
+    assert len(everything(own_images.open_images(one))) == 12
 
 
 def test_names_in_any_script_are_taken(tmp_path):
     labelled(tmp_path, **{"猫": 6, "Straße $x$": 6})
     png(tmp_path / "猫" / "Screenshot at 1.23\u202fPM.png")
-    labels = image_folder.load(tmp_path).images.y_train
+    labels = own_images.open_images(tmp_path).images.y_train
     assert set(labels) == {"猫", "Straße $x$"}
 
 
@@ -173,7 +173,7 @@ def test_the_order_of_files_on_disk_changes_nothing(tmp_path):
     for folder, order in (("a", range(15)), ("b", reversed(range(15)))):
         for index in order:
             png(tmp_path / folder / f"{index:02d}.png", images[index])
-    a, b = (image_folder.load(tmp_path / folder).images for folder in "ab")
+    a, b = (own_images.open_images(tmp_path / folder).images for folder in "ab")
     np.testing.assert_array_equal(a.x_train, b.x_train)
     np.testing.assert_array_equal(a.x_test, b.x_test)
 
@@ -184,8 +184,8 @@ def test_the_order_of_files_on_disk_changes_nothing(tmp_path):
 def one_kind(root: Path, image: Image.Image, name: str = "x.png", **options) -> np.ndarray:
     """Reads a folder of ten copies of an image, and returns one of them as [H, W, C]."""
     for index in range(10):
-        png(root / f"{index}{name}", image, **options)
-    x = everything(image_folder.load(root))
+        png(root / ("test" if index == 9 else "train") / f"{index}{name}", image, **options)
+    x = everything(own_images.open_images(root))
     np.testing.assert_array_equal(x, np.broadcast_to(x[:1], x.shape))
     return x[0]
 
@@ -229,7 +229,7 @@ def test_transparency_is_put_on_white(tmp_path, mode):
     np.testing.assert_array_equal(read[0, 0], [255] * read.shape[-1])
     assert read[0, 1].max() <= 30
     assert (
-        image_folder.load(tmp_path).notes[0]
+        own_images.open_images(tmp_path).notes[0]
         == "Images with transparent pixels, which became white: 10."
     )
 
@@ -263,7 +263,7 @@ def test_grey_among_colour_is_read_as_colour_and_said(tmp_path):
     folder_of(tmp_path, 10)
     grey = pixels(channels=1)
     png(tmp_path / "grey.png", grey)
-    dataset = image_folder.load(tmp_path)
+    dataset = own_images.open_images(tmp_path)
     assert dataset.images.x_train.shape[1:] == (5, 7, 3)
     assert np.repeat(grey[..., np.newaxis], 3, axis=-1).tobytes() in as_set(everything(dataset))
     assert dataset.notes == ("Grey images that were read as colour, like the others: 1.",)
@@ -276,7 +276,7 @@ def test_grey_among_colour_is_read_as_colour_and_said(tmp_path):
 def test_images_of_any_size_are_scaled_to_one(tmp_path, text, size):
     for index in range(10):
         png(tmp_path / f"{index}.{('png', 'jpg')[index % 2]}", pixels(5 + index, 30 - index))
-    dataset = image_folder.load(tmp_path, text)
+    dataset = own_images.open_images(tmp_path, text)
     assert everything(dataset).shape == (10, *size, 3)
     assert dataset.notes == (f"Scaled to {size[0]} x {size[1]} and cropped around the middle.",)
 
@@ -286,7 +286,7 @@ def test_scaling_keeps_proportions_and_crops_the_sides(tmp_path):
     x[:, 20:40] = (250, 120, 10)  # the middle square
     read = one_kind(tmp_path / "whole", Image.fromarray(x))
     assert read.shape == (20, 60, 3)
-    scaled = everything(image_folder.load(tmp_path / "whole", "10"))[0]
+    scaled = everything(own_images.open_images(tmp_path / "whole", "10"))[0]
     assert scaled.shape == (10, 10, 3)
     inside = scaled[:, 2:-2]  # bicubic filtering mixes the outermost columns with what was cut
     np.testing.assert_array_equal(inside, np.broadcast_to([250, 120, 10], inside.shape))
@@ -295,20 +295,17 @@ def test_scaling_keeps_proportions_and_crops_the_sides(tmp_path):
 def test_a_large_jpeg_is_scaled_as_its_pixels_are(tmp_path):
     ramp = np.linspace(0, 255, 1600).astype(np.uint8)
     image = Image.fromarray(np.broadcast_to(ramp, (1200, 1600)).copy())
-    png(tmp_path / "jpg" / "0.jpg", image, quality=95)
-    png(tmp_path / "png" / "0.png", image)
-    for kind in ("jpg", "png"):
-        for index in range(1, 10):
-            os.link(tmp_path / kind / f"0.{kind}", tmp_path / kind / f"{index}.{kind}")
+    for kind, options in (("jpg", {"quality": 95}), ("png", {})):
+        one_kind(tmp_path / kind, image, f"x.{kind}", **options)
     jpg, exact = (
-        everything(image_folder.load(tmp_path / kind, "12x16")) for kind in ("jpg", "png")
+        everything(own_images.open_images(tmp_path / kind, "12x16")) for kind in ("jpg", "png")
     )
     np.testing.assert_allclose(jpg.astype(int), exact, atol=3)
 
 
 def test_images_that_have_the_size_are_left_alone(tmp_path):
     folder_of(tmp_path)
-    whole, asked = image_folder.load(tmp_path), image_folder.load(tmp_path, "5x7")
+    whole, asked = own_images.open_images(tmp_path), own_images.open_images(tmp_path, "5x7")
     np.testing.assert_array_equal(whole.images.x_train, asked.images.x_train)
     assert asked.notes == ()
 
@@ -326,8 +323,6 @@ def test_images_that_have_the_size_are_left_alone(tmp_path):
         "x32",
         "3.5",
         "4x4x3",
-        "257",
-        "65537x1",
         "٣",
         "1e2",
         " 32",
@@ -337,7 +332,7 @@ def test_images_that_have_the_size_are_left_alone(tmp_path):
 )
 def test_sizes_that_cannot_be_are_refused(text):
     with pytest.raises(checks.InputError, match="image_size must be H or HxW") as error:
-        image_folder.parse_size(text)
+        own_images.parse_size(text)
     assert f"Received: {text!r}" in str(error.value)
 
 
@@ -354,7 +349,7 @@ def test_an_npz_is_read_as_it_is(tmp_path, shape):
     x = RNG.integers(0, 256, shape, dtype=np.uint8)
     path = tmp_path / "mine.npz"
     np.savez_compressed(path, x_train=x, y_train=np.arange(20) % 3)
-    dataset = image_folder.load(path)
+    dataset = own_images.open_images(path)
     assert dataset.name == "mine"
     assert (len(dataset.images.x_train), len(dataset.images.x_test)) == (18, 2)
     x = x.reshape(20, 5, 4, -1)
@@ -370,7 +365,7 @@ def test_an_npz_is_read_as_it_is(tmp_path, shape):
 def test_numbers_of_other_kinds_become_bytes(tmp_path, dtype):
     x = RNG.integers(0, 256, (10, 3, 3), dtype=np.uint8)
     given = {"f": x / 255, "i": x, "b": x > 127}[np.dtype(dtype).kind].astype(dtype)
-    dataset = image_folder.load(npz(tmp_path / "x.npz", x_train=given))
+    dataset = own_images.open_images(npz(tmp_path / "x.npz", x_train=given))
     expected = np.where(x > 127, 255, 0).astype(np.uint8) if dtype is bool else x
     assert as_set(everything(dataset)) == as_set(expected)
     words = "rounded to 256 levels" in " ".join(dataset.notes)
@@ -381,7 +376,7 @@ def test_a_given_test_set_stays_one(tmp_path):
     x = RNG.integers(0, 256, (12, 3, 3), dtype=np.uint8)
     names = np.array(["cat", "dog"] * 6)
     path = npz(tmp_path / "x.npz", x_train=x[:8], x_test=x[8:], y_train=names[:8], y_test=names[8:])
-    dataset = image_folder.load(path)
+    dataset = own_images.open_images(path)
     assert dataset.split == "as given"
     assert as_set(dataset.images.x_test) == as_set(x[8:])
     assert sorted(dataset.images.y_test) == ["cat", "cat", "dog", "dog"]
@@ -389,7 +384,7 @@ def test_a_given_test_set_stays_one(tmp_path):
 
 def test_an_npz_is_scaled_too(tmp_path):
     x = RNG.integers(0, 256, (10, 6, 8, 3), dtype=np.uint8)
-    dataset = image_folder.load(npz(tmp_path / "x.npz", x_train=x), "3x4")
+    dataset = own_images.open_images(npz(tmp_path / "x.npz", x_train=x), "3x4")
     assert everything(dataset).shape == (10, 3, 4, 3)
 
 
@@ -399,7 +394,7 @@ def test_an_npz_is_scaled_too(tmp_path):
 def test_the_division_is_drawn_and_always_the_same(tmp_path):
     x = np.arange(200, dtype=np.uint8).reshape(200, 1, 1)
     path = npz(tmp_path / "x.npz", x_train=x, y_train=np.repeat(np.arange(10), 20))
-    first, second = image_folder.load(path), image_folder.load(path)
+    first, second = own_images.open_images(path), own_images.open_images(path)
     assert first.split == "one in 10 for testing, drawn with seed 0"
     for ours, theirs in zip(first.images, second.images, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -412,9 +407,9 @@ def test_the_division_is_drawn_and_always_the_same(tmp_path):
 
 
 def test_the_order_depends_only_on_the_count_and_is_uniform():
-    first = [image_folder._shuffled(count)[0] for count in range(20, 400)]
+    first = [splits.shuffled(count)[0] for count in range(20, 400)]
     place = np.array(first) / np.arange(20, 400)
-    order = image_folder._shuffled(1000)
+    order = splits.shuffled(1000)
     assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
     assert sorted(order) == list(range(1000))
     assert 0 <= place.min() < place.max() < 1
@@ -422,26 +417,26 @@ def test_the_order_depends_only_on_the_count_and_is_uniform():
 
 def test_the_identity_follows_the_content(tmp_path):
     folder = labelled(tmp_path / "a", cat=6, dog=6)
-    identity = image_folder.load(folder).identity
-    assert identity == image_folder.load(folder).identity
+    identity = own_images.open_images(folder).identity
+    assert identity == own_images.open_images(folder).identity
     assert identity["split_seed"] == 0
     assert identity["image_shape"] == [5, 7, 3]
     assert (identity["train_images"], identity["test_images"]) == (11, 1)
     (folder / "notes.txt").write_text("changes nothing")
-    assert image_folder.load(folder).identity == identity
-    assert image_folder.load(folder, "4").identity["sha256"] != identity["sha256"]
+    assert own_images.open_images(folder).identity == identity
+    assert own_images.open_images(folder, "4").identity["sha256"] != identity["sha256"]
     image = folder / "cat" / "000.png"
     content = np.asarray(Image.open(image)).copy()
     content[0, 0, 0] ^= 1
     png(image, content)
-    assert image_folder.load(folder).identity["sha256"] != identity["sha256"]
+    assert own_images.open_images(folder).identity["sha256"] != identity["sha256"]
 
 
 def test_a_moved_label_is_another_identity(tmp_path):
     folder = labelled(tmp_path / "a", cat=6, dog=6)
-    before = image_folder.load(folder).identity["sha256"]
+    before = own_images.open_images(folder).identity["sha256"]
     (folder / "dog").rename(folder / "wolf")
-    assert image_folder.load(folder).identity["sha256"] != before
+    assert own_images.open_images(folder).identity["sha256"] != before
 
 
 @pytest.mark.parametrize(
@@ -449,7 +444,7 @@ def test_a_moved_label_is_another_identity(tmp_path):
     [("a/photos", "photos"), ("a/b.npz", "b"), ("mnist", "own-mnist"), ("/", "data")],
 )
 def test_a_data_set_is_called_after_its_file_or_folder(path, name):
-    assert image_folder.name(path) == name
+    assert own_images.name(path) == name
 
 
 # ------------------------------------------------------------------------------------ bad files
@@ -509,14 +504,14 @@ def jpeg_cut(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def gif_in_disguise(folder: Path) -> None:
-    Image.fromarray(pixels(channels=1)).save(folder / "bad.gif")
-    (folder / "bad.gif").rename(folder / "bad.png")
+def icon_in_disguise(folder: Path) -> None:
+    Image.fromarray(pixels(32, 32)).save(folder / "bad.ico")
+    (folder / "bad.ico").rename(folder / "bad.png")
 
 
 def too_long(folder: Path) -> None:
     with open(folder / "bad.png", "wb") as file:
-        file.truncate(image_folder.MAX_FILE_BYTES + 1)
+        file.truncate(image_file.MAX_FILE_BYTES + 1)
 
 
 def no_permission(folder: Path) -> None:
@@ -537,8 +532,8 @@ def of_size(*sizes):
 def image(reason: str) -> str:
     """Returns the whole message about a bad image file."""
     return (
-        "an image file must be a sound PNG or JPEG. "
-        f"Received: {{root}}/data/bad.png ({reason}). Repair or remove it."
+        "an image file must be a sound PNG, JPEG, WebP, GIF, BMP or TIFF. "
+        f"Received: {{root}}/data/bad.png ({reason}). Repair or remove it, or pass --skip-damaged."
     )
 
 
@@ -551,27 +546,27 @@ def packed(reason: str) -> str:
 
 
 BAD_FOLDERS = {
-    "empty": (bare(lambda _: None), "must hold .png, .jpg, .jpeg files"),
+    "empty": (bare(lambda _: None), "must hold .png, .jpg, .jpeg, .webp"),
     "only texts": (
         bare(lambda f: (f / "a.txt").write_text("x")),
-        "must hold .png, .jpg, .jpeg files",
+        "must hold .png, .jpg, .jpeg, .webp",
     ),
     "one image": (bare(lambda f: png(f / "a.png")), "at least 10 images. Received: 1."),
     "nine images": (bare(lambda f: folder_of(f, 9)), "at least 10 images. Received: 9."),
     "only hidden images": (bare(lambda f: folder_of(f / ".x")), "must hold .png, .jpg"),
     "truncated PNG": (changed(lambda content: content[:-30]), image("Truncated File Read")),
     "PNG cut in its header": (changed(lambda content: content[:20]), image("Truncated File Read")),
-    "a flipped bit in a PNG": (changed(flipped), "must be a sound PNG or JPEG"),
-    "empty file": (changed(lambda _: b""), image("its content is neither PNG nor JPEG")),
-    "truncated JPEG": (in_folder(jpeg_cut), "must be a sound PNG or JPEG"),
-    "GIF called PNG": (in_folder(gif_in_disguise), image("its content is neither PNG nor JPEG")),
+    "a flipped bit in a PNG": (changed(flipped), "must be a sound PNG, JPEG"),
+    "empty file": (changed(lambda _: b""), image("its content is of another kind")),
+    "truncated JPEG": (in_folder(jpeg_cut), "must be a sound PNG, JPEG"),
+    "icon called PNG": (in_folder(icon_in_disguise), image("its content is of another kind")),
     "text called JPEG": (
         in_folder(lambda f: (f / "bad.jpg").write_text("hello")),
-        "its content is neither PNG nor JPEG",
+        "its content is of another kind",
     ),
     "program called PNG": (
         in_folder(lambda f: (f / "bad.png").write_bytes(b"#!/bin/sh\nrm -rf /\n")),
-        "its content is neither PNG nor JPEG",
+        "its content is of another kind",
     ),
     "PNG bomb": (
         in_folder(lambda f: png_bomb(f / "bad.png", 10**4)),
@@ -586,18 +581,16 @@ BAD_FOLDERS = {
     ),
     "PNG without its pixels": (
         in_folder(lambda f: png_bomb(f / "000.png", 40)),
-        "must be a sound PNG or JPEG",
+        "must be a sound PNG, JPEG",
     ),
     "file of 64 MB": (in_folder(too_long), "64 MB, more than 64"),
-    "unreadable file": (in_folder(no_permission), "must be a sound PNG or JPEG"),
+    "unreadable file": (in_folder(no_permission), "must be a sound PNG, JPEG"),
     "dangling link": (
         in_folder(lambda f: (f / "bad.png").symlink_to("nowhere")),
         "No such file or directory",
     ),
     "pipe": (in_folder(lambda f: os.mkfifo(f / "bad.png")), image("it is not a regular file")),
     "mixed sizes": (of_size((5, 7), (5, 8)), "all be of one size, or be scaled to one size"),
-    "large images": (of_size((300, 300)), "at most 65,536 numbers, H x W x channels"),
-    "large colour images": (of_size((200, 200)), "Received: 200 x 200 x 3. Pass --image-size 64"),
     "images beside labels": (
         in_folder(lambda f: folder_of(f / "cat")),
         "must lie either all in sub-folders or links to folders, whose names are the labels",
@@ -616,14 +609,14 @@ BAD_FOLDERS = {
     ),
     "train without images": (
         bare(lambda f: (labelled(f, test=12), (f / "train").mkdir())),
-        "must hold .png, .jpg, .jpeg files",
+        "every part of a division must hold images",
     ),
     "images beside train and test": (
         in_folder(lambda f: labelled(f, train=9, test=9)),
         "must hold all images in them",
     ),
     "a third part beside train and test": (
-        bare(lambda f: labelled(f, train=9, test=9, valid=2)),
+        bare(lambda f: labelled(f, train=9, test=9, extra=2)),
         "must hold all images in them",
     ),
 }
@@ -713,11 +706,6 @@ BAD_ARCHIVES = {
         members(("x_train.npy", b"\x80\x04cos\nsystem\n.")),
         packed("the magic string is not correct; expected b'\\x93NUMPY', got b'\\x80\\x04cos\\n'"),
     ),
-    "zip bomb": (
-        members(("x_train.npy", b"\0" * 2**20), compression=zipfile.ZIP_DEFLATED),
-        "an .npz must unpack to at most 1 MB. Received: {root}/data.npz, which unpacks to 1 MB. "
-        "Store uint8, smaller images, or fewer images.",
-    ),
     "a header that promises more": (
         members(("x_train.npy", header((10**9, 10**3, 10**3)) + b"\0" * 100)),
         packed("the length of x_train.npy does not fit its shape (1000000000, 1000, 1000)"),
@@ -763,10 +751,6 @@ BAD_ARCHIVES = {
         arrays(x_train=grey, x_test=lambda: grey(4, 4, 5)),
         "must hold images of one shape. Received: (4, 4, 1) and (4, 5, 1)",
     ),
-    "images beyond the networks": (
-        arrays(x_train=lambda: grey(10, 257, 257)),
-        "at most 65,536 numbers, H x W x channels",
-    ),
     "a label too few": (
         arrays(x_train=grey, y_train=lambda: np.arange(11)),
         "must hold one label for each image. Received: 11 labels for 12 images",
@@ -792,7 +776,10 @@ BAD_ARCHIVES = {
         "y_test must come with x_test",
     ),
     "a folder's name": (lambda root: root / "nowhere", "data must be one of: mnist, fashion_mnist"),
-    "an image alone": (lambda root: png(root / "a.png"), "or of a folder of images"),
+    "an image alone": (
+        lambda root: png(root / "a.png"),
+        "or the path of a folder of images or of a file: .npz, .npy",
+    ),
 }
 
 
@@ -801,14 +788,10 @@ BAD_ARCHIVES = {
     [*BAD_FOLDERS.values(), *BAD_ARCHIVES.values()],
     ids=[*(f"folder, {name}" for name in BAD_FOLDERS), *(f"npz, {name}" for name in BAD_ARCHIVES)],
 )
-def test_bad_data_gets_one_sentence(build, sentence, tmp_path, monkeypatch, request):
+def test_bad_data_gets_one_sentence(build, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if "bomb" in request.node.name and "npz" in request.node.name:
-        monkeypatch.setattr(
-            image_folder, "MAX_BYTES", 2**20 - 1
-        )  # so that a small archive exceeds it
     with pytest.raises(checks.InputError) as error:
-        image_folder.load(build(tmp_path))
+        own_images.open_images(build(tmp_path))
     message = str(error.value)
     if "{root}" in sentence:  # the whole message
         assert message == sentence.replace("{root}", str(tmp_path))
@@ -825,33 +808,19 @@ def test_an_unlistable_folder_is_refused(tmp_path, monkeypatch):
     def refuse(_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(image_folder.os, "scandir", refuse)
+    monkeypatch.setattr(own_images.os, "scandir", refuse)
     with pytest.raises(checks.InputError, match="data must be readable") as error:
-        image_folder.load(tmp_path)
+        own_images.open_images(tmp_path)
     assert "Permission denied" in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["folder", "npz"])
-def test_what_would_not_fit_is_refused_before_decoding(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(image_folder, "MAX_BYTES", 3000)
-    monkeypatch.setattr(image_folder, "_decode", lambda *_: pytest.fail("an image was decoded"))
-    if kind == "folder":
-        path = folder_of(tmp_path / "data", 30)
-        with pytest.raises(checks.InputError, match=r"Received: 30 images of 5 x 7 x 3"):
-            image_folder.load(path)
-        with pytest.raises(checks.InputError, match=r"Received: 30 images of 16 x 16 x 1"):
-            image_folder.load(path, "16")
-    else:
-        with pytest.raises(checks.InputError, match="must unpack to at most"):
-            image_folder.load(npz(tmp_path / "x.npz", x_train=grey(200)))
-
-
-def test_sizes_are_compared_before_all_headers_are_read(tmp_path, monkeypatch):
-    folder_of(tmp_path, 30)
-    read = []
-    real = image_folder._header
-    monkeypatch.setattr(image_folder, "_header", lambda path: read.append(path) or real(path))
-    monkeypatch.setattr(image_folder, "MAX_BYTES", 1000)
-    with pytest.raises(checks.InputError, match="must fit into"):
-        image_folder.load(tmp_path)
-    assert len(read) == 1
+def test_a_bomb_asks_for_its_space_before_it_is_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x_train.npy", header((2**10, 2**10, 2**9)) + bytes(2**29))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 2**29))
+    with pytest.raises(checks.InputError, match="may take half of the free disk") as error:
+        own_images.open_images(path)
+    assert "536,870,912 bytes of 536,870,912 that are free" in str(error.value)
+    assert [file.name for file in (tmp_path / "cache").rglob("*") if file.is_file()] == ["lock"]

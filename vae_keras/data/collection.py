@@ -1,0 +1,107 @@
+"""What a data set is: its images, its labels, and what is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vae_keras.utils import rows
+
+
+class Images(NamedTuple):
+    """Images and labels for training and for testing.
+
+    x_train, x_test: uint8 [N, H, W, C], in memory or as `rows.Rows`; y_train, y_test: [N] integers
+    or texts, or None. x_test has no row if the data come with a validation set only.
+    """
+
+    x_train: Any
+    y_train: np.ndarray | None
+    x_test: Any
+    y_test: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set and what is known about it. `VAE.fit` takes it as it is.
+
+    Attributes:
+        name: its name in run folders and cards.
+        images: the pixels and labels.
+        split: how it was divided into training and test images, in words.
+        invert: whether figures draw black as white, as for ink on paper. Default False.
+        notes: lines for the user about what was found while reading. Default ().
+        identity: what `config.json` stores to recognise the data. Default {}, for a data set that
+            its name identifies.
+        own: whether these are a user's own images. Default False.
+        divided: whether the data came with a test set. Default True.
+        validation: number of images at the end of `x_train` that came as a validation set.
+            Default 0.
+        continues: bool [N], whether a training image must stay on one side of every split with the
+            image before it. Default None, if all may be separated.
+        digests: hashes of the pixels of `x_train` and of `x_test`, uint64 [N] each. Default None,
+            for a data set that its name identifies.
+    """
+
+    name: str
+    images: Images
+    split: str
+    invert: bool = False
+    notes: tuple[str, ...] = ()
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    own: bool = False
+    divided: bool = True
+    validation: int = 0
+    continues: np.ndarray | None = None
+    digests: tuple[np.ndarray, np.ndarray] | None = None
+
+    def held_out(self, wanted: int) -> int:
+        """Returns the number of images to hold out that separates no images that stay together.
+
+        Args:
+            wanted: a number from 0 to the number of training images.
+
+        Returns:
+            The nearest number that is possible, `wanted` itself if all images may be separated.
+
+        Example:
+            >>> x = np.zeros((5, 2, 2, 1), np.uint8)
+            >>> pairs = np.array([False, False, True, False, True])
+            >>> DataSet("pairs", Images(x, None, x, None), "", continues=pairs).held_out(1)
+            2
+        """
+        if self.continues is None or wanted == 0:
+            return wanted
+        count = len(self.continues)
+        # The first image may not be held out: no image would be left to train on.
+        possible = count - np.flatnonzero(~self.continues)[1:]
+        if not len(possible):
+            return 0
+        return int(possible[np.abs(possible - wanted).argmin()])
+
+    def training_part(self) -> tuple[Any, Any]:
+        """Returns the images to train on, and the validation images that came with them or None."""
+        x = self.images.x_train
+        kept = len(x) - self.validation
+        return x[:kept], (x[kept:] if self.validation else None)
+
+    def unseen(self, trained_on: np.ndarray | None) -> tuple[Any, np.ndarray | None]:
+        """Returns all images that a model did not train on, with their labels.
+
+        Args:
+            trained_on: hashes of the pixels that the model trained on, uint64 [M], or None for a
+                model that did not see any of these images.
+
+        Returns:
+            The images, in the order of the training images and the test images, and their labels.
+        """
+        x_train, y_train, x_test, y_test = self.images
+        x = rows.concatenate(x_train, x_test)
+        y = None if y_train is None or y_test is None else np.concatenate([y_train, y_test])
+        if trained_on is None or self.digests is None:
+            return x, y
+        keep = np.flatnonzero(~np.isin(np.concatenate(self.digests), trained_on))
+        return rows.select(x, keep), None if y is None else y[keep]
