@@ -68,6 +68,14 @@ def test_the_encoder_with_two_outputs_runs_as_printed():
 
 
 @pytest.mark.slow
+def test_latents_in_groups_run_as_printed(capsys):
+    names: dict[str, object] = {}
+    exec(compile(PYTHON[4], "README.md", "exec"), names)
+    groups = [(32,), (7, 7, 4), (7, 7, 4), (14, 14, 2), (14, 14, 2)]
+    assert capsys.readouterr().out.splitlines()[-1] == f"1208 {groups}"
+
+
+@pytest.mark.slow
 def test_the_weighted_kl_runs_as_printed(capsys):
     exec(compile(PYTHON[5], "README.md", "exec"), {})
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("beta")]
