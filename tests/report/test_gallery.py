@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from vae_keras import VAE, MLPDecoder, MLPEncoder
+from vae_keras import VAE, MLPDecoder, MLPEncoder, TopDownDecoder, TopDownEncoder
 from vae_keras.report import figures, gallery
 
 SHAPE = (6, 5, 1)
@@ -267,3 +267,17 @@ def test_a_latent_plane_is_drawn_at_the_quantiles_of_the_prior(grids):
     corners = np.array([[-outer, outer], [outer, -outer]], np.float32)
     found = np.stack([images[0, 0], images[-1, -1]])
     np.testing.assert_allclose(found, plane.decode(corners), atol=1e-5)
+
+
+def test_levels_keep_the_upper_groups_and_draw_the_lower_ones():
+    size = {"top_dim": 2, "groups": ((1,), (2,)), "widths": (3, 4)}
+    vae = VAE(TopDownEncoder(**size), TopDownDecoder((6, 6, 1), **size))
+    vae.set_weights([2.0 * weight for weight in vae.get_weights()])
+    image = np.eye(6, dtype=np.float32)[np.newaxis, ..., np.newaxis]
+    drawn = gallery.levels(vae, image, count=4)
+    assert drawn.shape == (3, 4, 6, 6, 1)
+    np.testing.assert_allclose(drawn[-1], np.repeat(vae.reconstruct(image), 4, axis=0), rtol=1e-5)
+    for row in drawn[:-1]:
+        assert row.std(axis=0).max() > 0
+    figures_of = dict(gallery.image_figures(vae, image * 255, image, None, True, "test"))
+    assert list(figures_of) == ["reconstructions", "levels"]

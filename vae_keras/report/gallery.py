@@ -223,8 +223,11 @@ def _levels(
         images.reshape(-1, *images.shape[2:]),
         len(shapes),
         images.shape[1],
-        f"What each group of latents holds: a {split} image, with the groups below drawn anew",
-        row_labels=[f"kept to {' x '.join(map(str, shape))}" for shape in shapes],
+        f"A {split} image, whose lower groups of latents are drawn anew",
+        row_labels=[
+            f"groups 1 to {index + 1}" if index else f"group 1 of {len(shapes)}"
+            for index in range(len(shapes))
+        ],
         column_labels=["original", *[""] * drawn.shape[1]],
         invert=invert,
     )

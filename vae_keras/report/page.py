@@ -38,8 +38,8 @@ _CAPTIONS = {
     "interpolations": "Interpolations in eleven steps between the posterior means of two {split} "
     "images. The originals are at both ends.",
     "manifold": "Images decoded over the two-dimensional latent space, at quantiles of the prior.",
-    "levels": "What each group of latents holds. In each row, the groups down to the named one are "
-    "those of a {split} image, and the groups below are drawn anew.",
+    "levels": "What each group of latents holds. The named groups are those of a {split} image, "
+    "and the groups below are drawn anew.",
     "latent_map": "Posterior means of the {split} images in two dimensions, and the distances "
     "between the means of the classes in all latent dimensions.",
 }
