@@ -530,7 +530,7 @@ CONFIGURING = {
     ),
     "an unknown network": (
         lambda tmp: network(presets.Part("os.system")),
-        "encoder must be one of: MLPEncoder, ConvEncoder. Received: 'os.system'.",
+        "encoder must be one of: MLPEncoder, ConvEncoder, TopDownEncoder. Received: 'os.system'.",
     ),
     "publishing nothing": (
         lambda tmp: publish.publish(tmp / "nowhere"),

@@ -89,6 +89,8 @@ def from_names(names: Sequence[str], where: str, folders: Iterable[str] = ()) ->
     depth = _division(paths, folders)
     if depth is None:
         labels = _labels(paths, [path[:-1] for path in paths], where, where)
+        if labels is not None and len(set(labels)) == 1:
+            labels = None  # a single folder around the images
         if labels is not None:
             _require_images({f for f in folders if "/" not in f}, set(labels), where)
         return Catalogue(names, np.zeros(len(names), np.uint8), labels)
@@ -115,7 +117,7 @@ def from_names(names: Sequence[str], where: str, folders: Iterable[str] = ()) ->
             labels[rows] = found
             prefix = "/".join(held[0][: depth + 1]) + "/"
             inside = {f[len(prefix) :] for f in folders if f.startswith(prefix)}
-            if not above:
+            if not above and len(set(found)) > 1:
                 _require_images({f for f in inside if "/" not in f}, set(found), top)
     for folder in folders:
         part = part_of(folder.rpartition("/")[2])
@@ -124,7 +126,8 @@ def from_names(names: Sequence[str], where: str, folders: Iterable[str] = ()) ->
                 "every part of a division must hold images. "
                 f"Received: {where}/{folder} without any. Remove it, or add images."
             )
-    return Catalogue(names, parts, labels.astype(str) if any(labels) else None)
+    has_labels = len(set(labels) - {""}) > 1
+    return Catalogue(names, parts, labels.astype(str) if has_labels else None)
 
 
 def _named(paths: list[list[str]]) -> set[str]:
@@ -148,7 +151,7 @@ def _division(paths: list[list[str]], folders: set[str]) -> int | None:
 def _labels(
     paths: list[list[str]], below: list[list[str]], where: str, top: str
 ) -> np.ndarray | None:
-    """Returns the first folder of each image in `below`, or None if there is at most one."""
+    """Returns the first folder of each image in `below`, or None if there are no folders."""
     outside = [path for path, folders in zip(paths, below, strict=True) if not folders]
     if len(outside) == len(paths):
         return None
@@ -158,8 +161,7 @@ def _labels(
             f"labels, or all outside of them. Received: {where}/{'/'.join(outside[0])} beside "
             f"{len(paths) - len(outside)} images in sub-folders of {top}. Move it."
         )
-    labels = [folders[0] for folders in below]
-    return np.array(labels) if len(set(labels)) > 1 else None
+    return np.array([folders[0] for folders in below])
 
 
 def _require_images(folders: set[str], labels: set[str], top: str) -> None:

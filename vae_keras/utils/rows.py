@@ -24,8 +24,8 @@ class Rows:
 
     Example:
         >>> squares = Rows(lambda index: index**2, np.arange(10), (), np.int64)
-        >>> len(squares), np.asarray(squares[2:5]), squares[[9]]
-        (10, array([4, 9, 16]), array([81]))
+        >>> len(squares), np.asarray(squares[2:5]).tolist(), squares[[9]].tolist()
+        (10, [4, 9, 16], [81])
     """
 
     def __init__(
