@@ -334,7 +334,7 @@ def test_grey_images_get_a_density(tmp_path, capsys, small_training):
     model = keras.saving.load_model(folder / "model.keras")
     assert (type(model.likelihood), model.binarization) == (ContinuousBernoulli, "none")
     served = tf.saved_model.load(str(folder / "serving" / "1")).signatures["sample"]
-    pictures = served(seeds=tf.constant([[0, 0], [0, 1]]))["probabilities"]
+    pictures = served(seeds=tf.constant([[0, 0], [0, 1]]))["means"]
     np.testing.assert_array_equal(pictures, model.sample(2, seed=0))
     evaluate = ["evaluate", "--model", str(folder / "model.keras"), "--data", str(path)]
     assert main([*evaluate, "--samples", "10"]) == 0
