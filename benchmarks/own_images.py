@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
+import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,16 +62,19 @@ def run(case: Case, data: Path, folder: Path) -> dict[str, Any]:
     metrics = json.loads((target / "metrics.json").read_text(encoding="utf-8"))
     config = json.loads((target / "config.json").read_text(encoding="utf-8"))
     values = {entry["name"]: entry["value"] for entry in metrics["metrics"]}
+    kept = config["own_data"]["train_images"] - config["validation"]
+    steps = -(-kept // config["batch_size"])
     height, width, channels = config["own_data"]["image_shape"]
     return {
         "title": case.title,
         "size": f"{height} x {width} x {channels}",
         "likelihood": config["likelihood"]["name"],
-        "images": config["own_data"]["train_images"],
         "val_elbo": [float(row["val_elbo"]) for row in rows],
         "bits": {name: values[name] for name in values if name.endswith("bits_per_dimension")},
         "best_epoch": metrics["best_epoch"],
-        "seconds_an_epoch": sum(float(row["seconds"]) for row in rows) / len(rows),
+        "seconds_a_step": statistics.median(float(row["seconds"]) for row in rows) / steps,
+        "batch_size": config["batch_size"],
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "provenance": metrics["provenance"],
     }
 
@@ -80,9 +85,9 @@ def table() -> str:
         return "Not measured yet."
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     lines = [
-        "| set | size | likelihood | validation ELBO, first epoch | middle | last | best epoch |"
-        " bits per dimension (PNG, WebP) |",
-        "|---|---|---|---|---|---|---|---|",
+        "| set | size | validation ELBO of the first epoch | the middle | the last | best epoch |"
+        " bits per dimension (PNG, WebP) | seconds a step | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in results:
         curve, best = row["val_elbo"], row["best_epoch"]
@@ -94,9 +99,10 @@ def table() -> str:
             else ""
         )
         lines.append(
-            f"| {row['title']} | {row['size']} | {row['likelihood']} | {curve[0]:,.0f} | "
+            f"| {row['title']} | {row['size']} | {curve[0]:,.0f} | "
             f"{curve[len(curve) // 2]:,.0f} | {curve[-1]:,.0f} | {best['best_epoch']} of "
-            f"{best['last_epoch']} | {shown} |"
+            f"{best['last_epoch']} | {shown} | {row['seconds_a_step']:.2f} for "
+            f"{row['batch_size']} images | {row['peak_memory_mb']:,.0f} MB |"
         )
     return "\n".join(lines)
 

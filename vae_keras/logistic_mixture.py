@@ -193,8 +193,11 @@ class _LogisticMixturePixels(tfd.Distribution):
         return self._images(tf.stack(levels, axis=-1) / _WHITE)
 
     def saturated(self) -> tf.Tensor:
-        """Returns which log-scales lie at a bound, [C, K, pixels]."""
-        return kernel.at_bound(self._mixture().log_scales)
+        """Returns which log-scales lie at their upper bound, [C, K, pixels].
+
+        The lower bound is no fault: pixels of a constant background have the smallest scale.
+        """
+        return self._mixture().log_scales >= kernel.MAX_LOG_SCALE
 
     def _mixture(self) -> kernel.Mixture:
         flat = tf.reshape(self._raw, [-1, self._raw.shape[-1]])

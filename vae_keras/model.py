@@ -74,10 +74,8 @@ class VAE(ArrayMethods, ImageExamples, Trainer):
             for images that are binary already: a Bernoulli likelihood is not a valid density for
             grey pixels. Default "dynamic", or "none" for a likelihood of grey images.
         seed: seed of all noise, integer in [0, 2^31). Default 0.
-        likelihood: p(x | z), `Bernoulli()` for binary images, `ContinuousBernoulli()` for grey
-            ones, or `DiscretizedLogisticMixture()` for images with 256 levels, such as colour
-            photographs. The decoder returns `likelihood.parameters_per_pixel(C)` numbers for each
-            pixel. Default `Bernoulli()`.
+        likelihood: p(x | z): `Bernoulli()`, `ContinuousBernoulli()` for grey images, or
+            `DiscretizedLogisticMixture()` for images with 256 levels. Default `Bernoulli()`.
         scale_parameter: what the encoder returns beside loc: "raw" for the scale before a
             softplus, "log_variance" or "scale". An encoder with two outputs must state it.
             Default "raw" for an encoder with one output.
@@ -200,9 +198,8 @@ class VAE(ArrayMethods, ImageExamples, Trainer):
         """
         shape = assembly.batch_shape(input_shape)
         with self.scope():
-            latent_dim = assembly.build(
-                self.encoder, self.decoder, self.scale_parameter, self.likelihood, shape
-            )
+            parts = self.encoder, self.decoder, self.scale_parameter, self.likelihood
+            latent_dim = assembly.build(*parts, shape)
             if self.is_top_down:
                 assembly.check_top_down(self.prior, self.scale_parameter)
             if isinstance(self.prior, keras.layers.Layer) and not self.prior.built:

@@ -25,7 +25,9 @@ MIN_LOG_SCALE = -7.0
 """Smallest log(scale), where black is -1 and white is 1. A level's probability is then at most
 0.98."""
 
-_MAX_LOG_SCALE = 5.0  # A logistic this wide is flat over all levels.
+MAX_LOG_SCALE = 5.0
+"""Largest log(scale). A logistic this wide is flat over all levels."""
+
 _START_LOG_SCALE = -1.5  # What a raw value of 0 stands for: about a fifth of the range.
 _STEP = 2.0 / (LEVELS - 1)  # the distance of two levels, as black is -1 and white is 1
 _FAR = 1e4  # an edge so far away that the logistic function is 0 or 1
@@ -83,7 +85,7 @@ def mixture(parameters: tf.Tensor, channels: int, components: int) -> Mixture:
         `Mixture`.
     """
     raw = _rows(parameters, channels, components)
-    log_scales = tf.clip_by_value(raw.log_scales + _START_LOG_SCALE, MIN_LOG_SCALE, _MAX_LOG_SCALE)
+    log_scales = tf.clip_by_value(raw.log_scales + _START_LOG_SCALE, MIN_LOG_SCALE, MAX_LOG_SCALE)
     first = tf.constant([[(2 * k + 1) / components - 1] for k in range(components)])
     return Mixture(raw.logits, raw.locs + first, log_scales, tf.tanh(raw.coefficients))
 
@@ -135,6 +137,7 @@ def log_prob(levels: tf.Tensor, parameters: tf.Tensor, channels: int, components
             of_locs = weight * inverse * (below - above)
             widening = tf.where(is_black | is_white, 0.0, width / tf.math.expm1(width))
             of_scales = weight * (lower * below - upper * above - widening)
+            is_free = (log_scales > MIN_LOG_SCALE) & (log_scales < MAX_LOG_SCALE)
             of_coefficients = [
                 of_locs[channel] * pixels[earlier] * (1.0 - coefficients[pair] ** 2)
                 for pair, (channel, earlier) in enumerate(which)
@@ -142,7 +145,7 @@ def log_prob(levels: tf.Tensor, parameters: tf.Tensor, channels: int, components
             parts = [
                 weight - tf.nn.softmax(logits, axis=0) * upstream,
                 *tf.unstack(of_locs),
-                *tf.unstack(tf.where(at_bound(log_scales), 0.0, of_scales)),
+                *tf.unstack(tf.where(is_free, of_scales, 0.0)),
                 *of_coefficients,
             ]
             return tf.transpose(tf.concat(parts, axis=0))
@@ -150,11 +153,6 @@ def log_prob(levels: tf.Tensor, parameters: tf.Tensor, channels: int, components
         return total, gradient
 
     return summed(parameters)
-
-
-def at_bound(log_scales: tf.Tensor) -> tf.Tensor:
-    """Returns which log-scales of a `Mixture` lie at a bound, where they have no gradient."""
-    return (log_scales <= MIN_LOG_SCALE) | (log_scales >= _MAX_LOG_SCALE)
 
 
 def _rows(parameters: tf.Tensor, channels: int, components: int) -> Mixture:
