@@ -94,7 +94,7 @@ def test_the_readmes_have_a_place_for_every_result():
     """Without its marks rendering would change nothing, and nothing would differ."""
     benchmarks, top = (render.places(path) for path in render.READMES)
     assert {*contests.CONTESTS, *commands.COMMANDS, "goals", "findings", "trace"} == set(benchmarks)
-    assert set(top) == {"train_200", "scaling", "disk"}
+    assert set(top) == {"train_200", "scaling", "disk", "own_images"}
 
 
 def test_a_finding_is_what_its_commit_says():
