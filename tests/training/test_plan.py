@@ -42,7 +42,7 @@ def test_the_sizes_that_the_user_left_open_follow_own_data(rows, given, validati
 
 def coloured(side: int) -> datasets.DataSet:
     x = np.zeros((200, side, side, 3), np.uint8)
-    return datasets.DataSet("mine", datasets.Images(x, None, x[:1], None), "as given")
+    return datasets.DataSet("mine", datasets.Images(x, None, x[:1], None), "as given", own=True)
 
 
 def test_colour_images_that_are_not_binarized_have_256_levels():
