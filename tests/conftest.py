@@ -56,19 +56,20 @@ def signature_answers(vae: VAE, rows: int) -> dict[str, tuple[dict, dict]]:
     latents = np.random.default_rng(2).normal(size=(rows, vae.latent_dim)).astype(np.float32)
     posterior, drawn = vae.encode(x), vae.prior_latents(rows, seed=7)
     weight = np.linspace(0, 1, rows, dtype=np.float32)
+    shown = "probabilities" if vae.likelihood.support == "binary" else "means"
     line = (1 - weight[:, None]) * posterior.loc + weight[:, None] * vae.encode(y).loc
     return {
         "reconstruct": ({"images": x}, {"reconstructions": vae.reconstruct(x)}),
         "serving_default": ({"images": x}, {"reconstructions": vae.reconstruct(x)}),
         "encode": ({"images": x}, posterior._asdict()),
-        "decode": ({"latents": latents}, {"probabilities": vae.decode(latents)}),
+        "decode": ({"latents": latents}, {shown: vae.decode(latents)}),
         "sample": (
             {"seeds": seeds(rows)},
-            {"latents": drawn, "probabilities": vae.sample(rows, seed=7)},
+            {"latents": drawn, shown: vae.sample(rows, seed=7)},
         ),
         "interpolate": (
             {"start_images": x, "end_images": y, "fractions": weight},
-            {"probabilities": vae.decode(line)},
+            {shown: vae.decode(line)},
         ),
         "score": ({"images": x, "seeds": seeds(rows)}, vae.elbo(x, seed=7)._asdict()),
     }

@@ -94,7 +94,7 @@ def test_the_readmes_have_a_place_for_every_result():
     """Without its marks rendering would change nothing, and nothing would differ."""
     benchmarks, top = (render.places(path) for path in render.READMES)
     assert {*contests.CONTESTS, *commands.COMMANDS, "goals", "findings", "trace"} == set(benchmarks)
-    assert set(top) == {"train_200", "scaling", "disk"}
+    assert set(top) == {"train_200", "scaling", "disk", "own_images"}
 
 
 def test_a_finding_is_what_its_commit_says():
@@ -196,7 +196,8 @@ def test_what_a_row_is_called_is_what_runs(name, tmp_path, monkeypatch):
     else:
         assert given[0]["batch_size"] == 32
         kinds = {type(callback).__name__ for callback in given[0]["callbacks"]}
-        assert kinds == {"ELBOWriter", "FigureWriter", "Checkpointer", "GateCallback"}
+        written = {"ELBOWriter", "BestWeights", "FigureWriter", "Checkpointer"}
+        assert kinds == {*written, "GateCallback"}
         assert len((tmp_path / "run" / "elbo.csv").read_text().splitlines()) == 3
         assert list((tmp_path / "run" / "checkpoints").glob("*.keras"))
 

@@ -13,6 +13,7 @@ from vae_keras import (
     ContinuousBernoulli,
     ConvDecoder,
     ConvEncoder,
+    DiscretizedLogisticMixture,
     MLPDecoder,
     MLPEncoder,
     TopDownDecoder,
@@ -24,6 +25,7 @@ from vae_keras import (
 from vae_keras.priors import AutoregressiveFlow
 
 GREY, COLOUR = (9, 7, 1), (9, 7, 3)
+MIXTURE = DiscretizedLogisticMixture(components=2)
 
 
 def flow() -> AutoregressiveFlow:
@@ -36,22 +38,32 @@ def member(
     """A compiled model of a few hundred weights."""
     if kind == "top_down":
         size = {"top_dim": 3, "groups": ((1,), (2,)), "widths": (4, 6), "dtype": dtype}
-        parts = TopDownEncoder(**size), TopDownDecoder(image_shape=shape, **size)
+        numbers = numbers_per_pixel(likelihood, shape)
+        parts = TopDownEncoder(**size), TopDownDecoder(shape, **size, parameters_per_pixel=numbers)
     else:
-        parts = flat_parts(kind, shape, dtype)
+        parts = flat_parts(kind, shape, dtype, likelihood)
     vae = VAE(*parts, objective=objective, likelihood=likelihood, prior=prior and prior())
     vae.compile(**compiled)
     return vae
 
 
-def flat_parts(kind: str, shape, dtype: str) -> tuple[keras.layers.Layer, keras.layers.Layer]:
+def numbers_per_pixel(likelihood, shape) -> int | None:
+    return likelihood and likelihood.parameters_per_pixel(shape[-1])
+
+
+def flat_parts(
+    kind: str, shape, dtype: str, likelihood
+) -> tuple[keras.layers.Layer, keras.layers.Layer]:
     encoder, decoder, size = {
         "mlp": (MLPEncoder, MLPDecoder, {"hidden": (8,), "activation": "mish"}),
         "conv": (ConvEncoder, ConvDecoder, {"widths": (4, 6)}),
     }[kind]
+    more = {"parameters_per_pixel": numbers_per_pixel(likelihood, shape)}
+    if kind == "conv" and isinstance(likelihood, DiscretizedLogisticMixture):
+        more |= {"upsampling": "nearest", "bound": 8.0}
     return (
         encoder(latent_dim=3, dtype=dtype, **size),
-        decoder(image_shape=shape, dtype=dtype, **size),
+        decoder(image_shape=shape, dtype=dtype, **size, **more),
     )
 
 
@@ -70,6 +82,9 @@ def images(shape, num: int = 20) -> np.ndarray:
         ("conv", IWAE(4, num_resampled=1), GREY, None, flow),
         ("top_down", ELBO(), COLOUR, ContinuousBernoulli()),
         ("top_down", IWAE(4, num_resampled=1), GREY),
+        ("conv", ELBO(), COLOUR, MIXTURE),
+        ("mlp", IWAE(4, num_resampled=2), GREY, MIXTURE),
+        ("top_down", ELBO(), COLOUR, MIXTURE),
     ],
     ids=[
         "mlp-elbo",
@@ -81,6 +96,9 @@ def images(shape, num: int = 20) -> np.ndarray:
         "conv-iwae-flow",
         "top-down-elbo-colour-continuous",
         "top-down-iwae",
+        "conv-elbo-colour-levels",
+        "mlp-iwae-levels",
+        "top-down-elbo-colour-levels",
     ],
 )
 def trained(request) -> VAE:
@@ -136,10 +154,11 @@ def test_a_members_figures_are_in_order(trained):
         ("conv", IWAE(4), GREY),
         ("top_down", IWAE(4, num_resampled=1), GREY),
         ("mlp", IWAE(4), GREY, ContinuousBernoulli()),
+        ("mlp", ELBO(), GREY, MIXTURE),
         ("mlp", ELBO(), GREY, None, flow),
         ("mlp", IWAE(4, num_resampled=1), GREY, None, flow),
     ],
-    ids=["mlp", "resampled", "conv", "top-down", "grey", "flow", "flow-resampled"],
+    ids=["mlp", "resampled", "conv", "top-down", "grey", "levels", "flow", "flow-resampled"],
 )
 def test_xla_changes_nothing_but_rounding(parts):
     def logs(jit_compile: bool) -> dict[str, list[float]]:
@@ -159,6 +178,7 @@ def test_xla_changes_nothing_but_rounding(parts):
         ("mlp", IWAE(4, num_resampled=2), GREY, None, flow),
         ("conv", ELBO(), GREY, None, flow),
         ("conv", IWAE(4), GREY),
+        ("conv", ELBO(), GREY, MIXTURE),
         ("conv", IWAE(4, num_resampled=2), GREY, ContinuousBernoulli()),
         ("top_down", ELBO(), GREY, ContinuousBernoulli()),
         ("top_down", IWAE(4, num_resampled=2), GREY),

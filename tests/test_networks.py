@@ -335,3 +335,52 @@ def test_a_layer_has_no_predict_and_says_what_to_call(build, shape):
         AttributeError, match=r"Call vae\.encode\(images\) or vae\.decode\(latents\)"
     ):
         layer.predict(inputs(*shape))
+
+
+# ---------------------------------------------------------------- upsampling, bounds, parameters
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
+@pytest.mark.parametrize("shape", [(28, 28, 1), (9, 7, 3)])
+def test_both_upsamplings_give_the_images_shape(upsampling, shape):
+    decoder = ConvDecoder(shape, (3, 4), upsampling=upsampling)
+    assert decoder(np.zeros((2, 5))).shape == (2, *shape)
+    assert decoder.compute_output_shape((None, 5)) == (None, *shape)
+
+
+def test_nearest_upsampling_draws_no_checkerboard():
+    """A constant inside stays constant; a transposed convolution turns it into a pattern."""
+
+    def roughness(upsampling: str) -> float:
+        decoder = ConvDecoder((32, 32, 1), (4, 4), 0, upsampling=upsampling)
+        decoder.build((None, 2))
+        stem = decoder.weights[0] if "stem" in decoder.weights[0].path else decoder._stem.kernel
+        stem.assign(np.zeros(stem.shape))
+        decoder._stem.bias.assign(np.ones(decoder._stem.bias.shape))
+        inside = np.asarray(decoder(np.zeros((1, 2))))[0, 8:-8, 8:-8]
+        return float(np.std(inside))
+
+    assert roughness("nearest") < 1e-6 < 1e-3 < roughness("transposed")
+
+
+def test_bounded_logits_stay_inside():
+    decoder = ConvDecoder((8, 8, 1), (3,), bound=2.0, upsampling="nearest")
+    logits = np.asarray(decoder(1e4 * np.ones((3, 4), np.float32)))
+    assert np.abs(logits).max() <= 2.0
+    assert np.abs(logits).max() > 1.0
+
+
+@pytest.mark.parametrize("kind", [MLPDecoder, ConvDecoder])
+def test_a_decoder_gives_as_many_numbers_for_a_pixel_as_the_likelihood_takes(kind):
+    decoder = kind((8, 6, 3), parameters_per_pixel=11)
+    assert decoder(np.zeros((2, 4))).shape == (2, 8, 6, 11)
+    again = kind.from_config(decoder.get_config())
+    assert again(np.zeros((2, 4))).shape == (2, 8, 6, 11)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"upsampling": "bilinear"}, {"bound": 0.0}, {"parameters_per_pixel": 0}]
+)
+def test_decoder_options_outside_of_their_range_are_refused(arguments):
+    with pytest.raises(checks.InputError):
+        ConvDecoder(**arguments)

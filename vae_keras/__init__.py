@@ -14,6 +14,7 @@ if startup.PROGRAM is None or TYPE_CHECKING:
     # These register their classes with Keras.
     from vae_keras import optimizers as optimizers
     from vae_keras.distributions import Bernoulli, ContinuousBernoulli
+    from vae_keras.logistic_mixture import DiscretizedLogisticMixture
     from vae_keras.model import VAE
     from vae_keras.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
     from vae_keras.objectives import ELBO, IWAE
@@ -30,6 +31,7 @@ __all__ = [
     "ContinuousBernoulli",
     "ConvDecoder",
     "ConvEncoder",
+    "DiscretizedLogisticMixture",
     "MLPDecoder",
     "MLPEncoder",
     "TopDownDecoder",
@@ -45,6 +47,7 @@ _CLASSES = {
     "ContinuousBernoulli": "distributions",
     "ConvDecoder": "networks",
     "ConvEncoder": "networks",
+    "DiscretizedLogisticMixture": "logistic_mixture",
     "MLPDecoder": "networks",
     "MLPEncoder": "networks",
     "TopDownDecoder": "top_down",

@@ -40,6 +40,7 @@ class Graphs(NamedTuple):
     context: Callable[..., Any]
     encode: Callable[..., Posterior]
     decode: Callable[..., tf.Tensor]
+    draw: Callable[..., tf.Tensor]
     prior: Callable[..., tf.Tensor]
     reconstruct: Callable[..., tf.Tensor]
     terms: Callable[..., Terms]
@@ -58,6 +59,8 @@ class ArrayMethods:
     image_shape: tuple[int, ...]
     pixels: Callable[[tf.Tensor], tf.Tensor]
     as_examples: Callable[..., np.ndarray]
+    likelihood: Any
+    decode_distribution: Callable[..., Any]
 
     def encode(self, x: Any) -> Posterior:
         """Returns the posterior of each image.
@@ -107,19 +110,32 @@ class ArrayMethods:
         self._require_built("sample")
         return _in_blocks(self.graphs.prior, checks.latents(standard, self.latent_dim))
 
-    def sample(self, n: int, seed: int = 0) -> np.ndarray:
+    def sample(self, n: int, seed: int = 0, pixels: str = "mean") -> np.ndarray:
         """Draws images from the model. Row i is a function of (seed, i).
 
         Args:
             n: number of images, >= 1.
             seed: integer in [0, 2^31). Default 0.
+            pixels: "mean" for the means of the pixels of each image, which look smooth, or "draw"
+                to draw the pixels from the likelihood, too. Default "mean".
 
         Returns:
-            Pixel means, float32 [n, H, W, C].
+            float32 [n, H, W, C]. Drawn pixels are values that the likelihood gives: 0 and 1 for a
+            Bernoulli, and multiples of 1 / 255 for 256 levels.
         """
         self._require_built("sample")
+        checks.choice("pixels", pixels, ("mean", "draw"))
         checks.memory("n", checks.whole_number("n", n, 1), self._image_bytes())
-        return self.decode(self.prior_latents(n, seed))
+        latents = self.prior_latents(n, seed)
+        if pixels == "mean":
+            return self.decode(latents)
+        number = tf.constant(checks.seed(seed), tf.int64)
+        return np.concatenate(
+            [
+                self.graphs.draw(tf.constant(latents[row : row + _BLOCK]), number, row)
+                for row in range(0, n, _BLOCK)
+            ]
+        )
 
     def interpolate(self, a: Any, b: Any, steps: int = 11) -> np.ndarray:
         """Decodes the straight line between the posterior means of pairs of images.
@@ -178,6 +194,21 @@ class ArrayMethods:
         """
         blocks = list(self._blocks(x, name))
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def draw_tensors(self, latents: tf.Tensor, seed: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
+        """Returns images [N, H, W, C] drawn from p(x | z); row is the index of the first image."""
+        *size, channels = self.image_shape
+        numbers = self.likelihood.uniforms_per_pixel(channels)
+        bits = noise.bits16(
+            seed,
+            noise.Stream.DRAWN_PIXELS,
+            rows=tf.shape(latents)[0],
+            size=math.prod(size) * numbers,
+            row=row,
+        )
+        uniform = (tf.cast(bits, tf.float32) + 0.5) / 65536.0
+        uniform = tf.reshape(uniform, [-1, *size, numbers])
+        return self.decode_distribution(latents).draw(uniform)
 
     def _blocks(self, x: Any, name: str = "x") -> Iterator[np.ndarray]:
         """The images of data in any form, checked: one array, or one for each batch."""

@@ -104,6 +104,15 @@ def likelihood(part: Any) -> Any:
     return _with_methods("likelihood", part, ("distribution",), "Bernoulli()", "support")
 
 
+def parameters_per_pixel(likelihood: Any, channels: int) -> int:
+    """Returns how many numbers a decoder must return for each pixel of an image with C channels.
+
+    A likelihood that does not say takes one number for each channel.
+    """
+    count = getattr(likelihood, "parameters_per_pixel", None)
+    return channels if count is None else int(count(channels))
+
+
 def objective(part: Any) -> Any:
     """Returns an objective: a callable with `noise_size(latent_dim)`.
 
@@ -185,7 +194,7 @@ def batch_shape(shape: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def declared_image_shape(
-    encoder: keras.layers.Layer, decoder: keras.layers.Layer
+    encoder: keras.layers.Layer, decoder: keras.layers.Layer, likelihood: Any
 ) -> tuple[int, ...] | None:
     """Returns the image shape that the parts state, or None when only data can tell."""
     latent_dim = getattr(decoder if inference.is_top_down(decoder) else encoder, "latent_dim", None)
@@ -194,7 +203,12 @@ def declared_image_shape(
         shape = encoder.input_shape
     elif isinstance(latent_dim, int):
         with contextlib.suppress(Exception):  # a decoder that cannot tell is asked at the build
-            shape = tuple(decoder(keras.KerasTensor((None, latent_dim))).shape)
+            *most, numbers = decoder(keras.KerasTensor((None, latent_dim))).shape
+            fits = (
+                c for c in range(1, numbers + 1) if parameters_per_pixel(likelihood, c) == numbers
+            )
+            # A wrong number is refused when data come, which tell the number of channels.
+            shape = (*most, next(fits, None))
     if not isinstance(shape, tuple) or any(size is None for size in shape[1:]):
         return None
     return shape[1:]
@@ -204,14 +218,16 @@ def build(
     encoder: keras.layers.Layer,
     decoder: keras.layers.Layer,
     scale_parameter: str | None,
+    likelihood: Any,
     shape: tuple[Any, ...],
 ) -> int:
     """Creates the weights of both networks.
 
     Args:
         encoder: images to the posterior's parameters.
-        decoder: latents to logits.
+        decoder: latents to the likelihood's parameters.
         scale_parameter: what the encoder gives beside loc, or None.
+        likelihood: p(x | z), which says how many parameters a pixel has.
         shape: of a batch of images, (None, H, W, C).
 
     Returns:
@@ -239,12 +255,23 @@ def build(
                 f"Received: {parameters} for images {shape}. End it with Dense(2 * latent_dim)."
             )
         latent_dim = parameters[-1] // 2
-    logits = _output("decoder", decoder, (None, latent_dim))
-    if isinstance(logits, list) or logits[1:] != shape[1:]:
+    parameters = _output("decoder", decoder, (None, latent_dim))
+    numbers = parameters_per_pixel(likelihood, shape[-1])
+    if isinstance(parameters, list) or parameters[1:] != (*shape[1:-1], numbers):
+        kind, is_plain = type(likelihood).__name__, numbers == shape[-1]
         raise checks.InputError(
-            f"The decoder must return logits of the images' shape {shape}. "
-            f"Received: {logits} for latents {(None, latent_dim)}. "
-            "Reshape its output to the images' shape."
+            (
+                f"The decoder must return logits of the images' shape {shape}. "
+                if is_plain
+                else f"The decoder must return {numbers} numbers for each pixel of images {shape}, "
+                f"as {kind}.parameters_per_pixel({shape[-1]}) says. "
+            )
+            + f"Received: {parameters} for latents {(None, latent_dim)}. "
+            + (
+                "Reshape its output to the images' shape."
+                if is_plain
+                else f"Pass parameters_per_pixel={numbers} to the decoder."
+            )
         )
     for name, part in (("encoder", encoder), ("decoder", decoder)):
         for variable in part.trainable_variables:
@@ -389,12 +416,13 @@ def image_tensor(images: Any, image_shape: tuple[int, ...] | None = None) -> tf.
     return images if images.dtype == tf.uint8 else tf.cast(images, tf.float32)
 
 
-def checked(images: tf.Tensor, image_shape: tuple[int, ...]) -> tf.Tensor:
+def checked(images: tf.Tensor, image_shape: tuple[int, ...], support: str) -> tf.Tensor:
     """Returns a batch of images once its shape and its pixels are known to be right.
 
     Args:
         images: as `image_tensor` returns them.
         image_shape: the model's, (H, W, C).
+        support: the pixels that the likelihood takes.
 
     Raises:
         checks.InputError: for a shape that is known to be another one.
@@ -409,7 +437,13 @@ def checked(images: tf.Tensor, image_shape: tuple[int, ...]) -> tf.Tensor:
         return images
     # A comparison with NaN is false, so one pass refuses NaN, infinity and values outside.
     inside = tf.reduce_all((images >= 0.0) & (images <= 1.0))
-    return graph_checks.guard(images, inside, _PIXEL_RULE)
+    images = graph_checks.guard(images, inside, _PIXEL_RULE)
+    if support != "levels":
+        return images
+    distance = tf.abs(images * 255.0 - tf.round(images * 255.0))
+    return graph_checks.guard(
+        images, tf.reduce_all(distance <= checks.LEVEL_TOLERANCE), checks.LEVEL_RULE
+    )
 
 
 def _shape_rule(image_shape: tuple[int, ...]) -> str:

@@ -20,6 +20,9 @@ SCALE_FLOOR = 1e-4
 """Smallest scale of a posterior. It keeps log(scale) finite where softplus underflows."""
 
 
+SATURATED = 50.0
+"""Absolute value of a logit whose pixel is black or white but for e^-50."""
+
 SCALE_PARAMETERS = ("raw", "log_variance", "scale")
 """What an encoder may return beside loc: the scale before the softplus, the log-variance, or the
 scale itself."""
@@ -133,6 +136,14 @@ class Bernoulli:
         logits = tf.cast(logits, tf.float32)
         return _BernoulliPixels(tfd.Bernoulli(logits=logits, dtype=tf.float32), 3)
 
+    def parameters_per_pixel(self, channels: int) -> int:
+        """Returns how many numbers a decoder must return for each pixel: C."""
+        return channels
+
+    def uniforms_per_pixel(self, channels: int) -> int:
+        """Returns how many uniform numbers `draw` takes for each pixel: C."""
+        return channels
+
     def get_config(self) -> dict[str, Any]:
         return {}
 
@@ -173,6 +184,14 @@ class ContinuousBernoulli:
         logits = tf.cast(logits, tf.float32)
         pixels = tfd.ContinuousBernoulli(logits=logits, dtype=tf.float32)
         return _ContinuousBernoulliPixels(pixels, 3)
+
+    def parameters_per_pixel(self, channels: int) -> int:
+        """Returns how many numbers a decoder must return for each pixel: C."""
+        return channels
+
+    def uniforms_per_pixel(self, channels: int) -> int:
+        """Returns how many uniform numbers `draw` takes for each pixel: C."""
+        return channels
 
     def get_config(self) -> dict[str, Any]:
         return {}
@@ -252,6 +271,14 @@ class _BernoulliPixels(tfd.Independent):
     def _log_prob(self, x: tf.Tensor) -> tf.Tensor:
         return bernoulli.bernoulli_log_prob(x, self.distribution.logits)
 
+    def draw(self, uniform: tf.Tensor) -> tf.Tensor:
+        """Maps uniform numbers in (0, 1), [..., H, W, C], to images of zeros and ones."""
+        return tf.cast(uniform < tf.sigmoid(self.distribution.logits), tf.float32)
+
+    def saturated(self) -> tf.Tensor:
+        """Returns which logits lie beyond `SATURATED`, [..., H, W, C]."""
+        return tf.abs(self.distribution.logits) > SATURATED
+
 
 class _ContinuousBernoulliPixels(tfd.Independent):
     """TFP's Independent over continuous Bernoulli pixels, with the kernels' sum and mean."""
@@ -261,3 +288,18 @@ class _ContinuousBernoulliPixels(tfd.Independent):
 
     def _mean(self) -> tf.Tensor:
         return bernoulli.continuous_bernoulli_mean(self.distribution.logits)
+
+    def draw(self, uniform: tf.Tensor) -> tf.Tensor:
+        """Maps uniform numbers in (0, 1), [..., H, W, C], to grey images."""
+        logits = self.distribution.logits
+        is_dark = logits < 0.0
+        # The inverse distribution function at -|l|. At |l| = 1e-3 it differs from that of l = 0,
+        # which has no quotient, by 1e-4 at most.
+        slope = tf.maximum(tf.abs(logits), 1e-3)
+        place = tf.where(is_dark, uniform, 1.0 - uniform)
+        dark = -tf.math.log1p(place * tf.math.expm1(-slope)) / slope
+        return tf.clip_by_value(tf.where(is_dark, dark, 1.0 - dark), 0.0, 1.0)
+
+    def saturated(self) -> tf.Tensor:
+        """Returns which logits lie beyond `SATURATED`, [..., H, W, C]."""
+        return tf.abs(self.distribution.logits) > SATURATED

@@ -408,6 +408,23 @@ def evaluate_elbo(model: VAE, x: Any, num_samples: int = 1, *, seed: int = 0) ->
     )
 
 
+def bits_per_nat(image_shape: Sequence[int]) -> float:
+    """Returns the factor from nats per image to bits per dimension: 1 / (H * W * C * log 2).
+
+    Args:
+        image_shape: (H, W, C).
+
+    Example:
+        >>> uniform = 4 * 4 * 3 * np.log(256.0)  # nats of an image whose levels are equally likely
+        >>> round(uniform * bits_per_nat((4, 4, 3)), 6)
+        8.0
+
+    References:
+        Theis et al. 2016, "A note on the evaluation of generative models", section 3.1.
+    """
+    return 1.0 / (math.prod(image_shape) * math.log(2.0))
+
+
 def rate_distortion(
     model: VAE, x: Any, num_samples: int = 1, *, seed: int = 0
 ) -> tuple[float, float]:
@@ -495,7 +512,8 @@ def observations(model: VAE, x: Any) -> Array:
     """Returns images as float32 in [0, 1] after checking that the likelihood supports them.
 
     A Bernoulli is not a valid density for grey pixels. A density at binary pixels has no upper
-    bound. A figure made of either could not be compared with any other.
+    bound. A likelihood of 256 levels has no probability for pixels between them. A figure made of
+    any of these could not be compared with others.
 
     Args:
         model: a built model.
@@ -505,18 +523,18 @@ def observations(model: VAE, x: Any) -> Array:
         float32 [N, H, W, C], as `Rows` for `Rows`.
 
     Raises:
-        checks.InputError: for grey pixels if the likelihood is binary, and for binary images if it
-            is a density on [0, 1].
+        checks.InputError: for grey pixels if the likelihood is binary, for binary images if it is
+            a density on [0, 1], and for pixels between the levels if it has 256 levels.
 
     Example:
         >>> observations(vae, np.full([1, 6, 6], 255, np.uint8)).shape
         (1, 6, 6, 1)
     """
     images = require_built(model, "an evaluation").images(x)
-    if model.likelihood.support == "unit_interval":
-        checks.not_only_binary(images)
-    else:
+    if model.likelihood.support == "binary":
         _require_binary(images)
+    else:
+        model.check_support(images)
     if isinstance(images, Rows):
         return images if images.dtype == np.float32 else observed(images, 0, "none")
     return data.to_pixels(tf.constant(images), None, "none").numpy()

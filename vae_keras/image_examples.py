@@ -40,16 +40,18 @@ class ImageExamples:
             self.build((None, *shape))
 
     def check_support(self, examples: Array) -> None:
-        """Refuses black and white images under a likelihood of grey ones: it has no upper bound."""
-        if self.likelihood.support != "binary":
+        """Refuses images that the likelihood gives no probability or no bounded density."""
+        if self.likelihood.support == "unit_interval":
             checks.not_only_binary(examples)
+        elif self.likelihood.support == "levels":
+            checks.levels(examples)
 
     def standardize(self, x: Any) -> tf.Tensor:
         """Returns a batch as images [N, H, W, C], uint8 or float32, checked inside the graph."""
         images = assembly.image_tensor(x, self.image_shape if self.built else None)
         if not self.built:
             self.build((None, *images.shape[1:]))
-        return assembly.checked(images, self.image_shape)
+        return assembly.checked(images, self.image_shape, self.likelihood.support)
 
     def pixels(self, images: tf.Tensor) -> tf.Tensor:
         """Returns images as the encoder sees them where nothing may be random."""

@@ -13,6 +13,7 @@ import tensorflow as tf
 from vae_keras import assembly, data, distributions, inference, noise, priors
 from vae_keras.array_methods import ArrayMethods, Graphs, Posterior
 from vae_keras.image_examples import ImageExamples
+from vae_keras.logistic_mixture import DiscretizedLogisticMixture
 from vae_keras.networks import MLPDecoder, MLPEncoder
 from vae_keras.objectives import ELBO, IWAE, Terms, elbo_terms
 from vae_keras.trainer import Bound, Trainer, fast_path
@@ -20,6 +21,10 @@ from vae_keras.utils import checks, keras_file
 from vae_keras.zoo import presets
 
 __all__ = ["VAE", "Posterior", "require_built"]
+
+Likelihood = (
+    distributions.Bernoulli | distributions.ContinuousBernoulli | DiscretizedLogisticMixture
+)
 
 
 class Draws(NamedTuple):
@@ -56,9 +61,9 @@ class VAE(ArrayMethods, ImageExamples, Trainer):
             and the parameter of the scale, as one tensor [N, 2 * latent_dim] or as two tensors
             [N, latent_dim]. For a top-down decoder, it returns what that decoder's `infer` takes.
             Default `MLPEncoder()`.
-        decoder: Keras layer or model from latents [N, latent_dim] to logits [N, H, W, C]. A
-            decoder with `latent_dim` and `infer`, such as `TopDownDecoder`, infers the latents in
-            groups. Default `MLPDecoder()`.
+        decoder: Keras layer or model from latents [N, latent_dim] to logits [N, H, W, C], or to
+            the parameters of another likelihood. A decoder with `latent_dim` and `infer`, such as
+            `TopDownDecoder`, infers the latents in groups. Default `MLPDecoder()`.
         prior: p(z), `priors.StandardNormal()` or `priors.AutoregressiveFlow()`.
             Default `priors.StandardNormal()`.
         objective: the bound that training maximises, `ELBO()` or `IWAE()`. It may be replaced
@@ -69,8 +74,8 @@ class VAE(ArrayMethods, ImageExamples, Trainer):
             for images that are binary already: a Bernoulli likelihood is not a valid density for
             grey pixels. Default "dynamic", or "none" for a likelihood of grey images.
         seed: seed of all noise, integer in [0, 2^31). Default 0.
-        likelihood: p(x | z), `Bernoulli()` for binary images or `ContinuousBernoulli()` for grey
-            ones. Default `Bernoulli()`.
+        likelihood: p(x | z): `Bernoulli()`, `ContinuousBernoulli()` for grey images, or
+            `DiscretizedLogisticMixture()` for images with 256 levels. Default `Bernoulli()`.
         scale_parameter: what the encoder returns beside loc: "raw" for the scale before a
             softplus, "log_variance" or "scale". An encoder with two outputs must state it.
             Default "raw" for an encoder with one output.
@@ -101,7 +106,7 @@ class VAE(ArrayMethods, ImageExamples, Trainer):
         objective: ELBO | IWAE | None = None,
         binarization: str | None = None,
         seed: int = 0,
-        likelihood: distributions.Bernoulli | distributions.ContinuousBernoulli | None = None,
+        likelihood: Likelihood | None = None,
         scale_parameter: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -117,7 +122,7 @@ class VAE(ArrayMethods, ImageExamples, Trainer):
         self.objective = ELBO() if objective is None else objective
         self.binarization = binarization
         self.seed = seed
-        image_shape = assembly.declared_image_shape(self.encoder, self.decoder)
+        image_shape = assembly.declared_image_shape(self.encoder, self.decoder, self.likelihood)
         if image_shape is not None:
             self.build((None, *image_shape))
 
@@ -193,7 +198,8 @@ class VAE(ArrayMethods, ImageExamples, Trainer):
         """
         shape = assembly.batch_shape(input_shape)
         with self.scope():
-            latent_dim = assembly.build(self.encoder, self.decoder, self.scale_parameter, shape)
+            parts = self.encoder, self.decoder, self.scale_parameter, self.likelihood
+            latent_dim = assembly.build(*parts, shape)
             if self.is_top_down:
                 assembly.check_top_down(self.prior, self.scale_parameter)
             if isinstance(self.prior, keras.layers.Layer) and not self.prior.built:
@@ -220,6 +226,7 @@ class VAE(ArrayMethods, ImageExamples, Trainer):
             context=context,
             encode=encode if self.is_top_down else context,
             decode=tf.function(self.decode_tensors, [latents], autograph=False),
+            draw=tf.function(self.draw_tensors, [latents, number, number], autograph=False),
             prior=tf.function(self.prior.transform, [latents], autograph=False),
             reconstruct=tf.function(self.call, [images], autograph=False),
             terms=tf.function(terms, [images, number, number], autograph=False),
@@ -321,9 +328,9 @@ class VAE(ArrayMethods, ImageExamples, Trainer):
             latents: [..., latent_dim].
             training: whether the decoder trains. Default False.
         """
-        logits = self.decoder(tf.reshape(latents, [-1, self.latent_dim]), training=training)
-        shape = tf.concat([tf.shape(latents)[:-1], self.image_shape], axis=0)
-        return self.likelihood.distribution(tf.reshape(logits, shape))
+        parameters = self.decoder(tf.reshape(latents, [-1, self.latent_dim]), training=training)
+        shape = tf.concat([tf.shape(latents)[:-1], list(parameters.shape[1:])], axis=0)
+        return self.likelihood.distribution(tf.reshape(parameters, shape))
 
     def bound(
         self,

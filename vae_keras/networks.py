@@ -1,8 +1,9 @@
 """Encoders and decoders: Keras layers that map tensors to tensors.
 
 An encoder maps images [N, H, W, C] to [N, 2 * latent_dim]: the posterior's loc, followed by its
-scale before the softplus. A decoder maps latents [N, latent_dim] to logits [N, H, W, C]. `VAE`
-takes any Keras model or layer with these shapes.
+scale before the softplus. A decoder maps latents [N, latent_dim] to the parameters of the
+likelihood [N, H, W, P], which for a Bernoulli are one logit for each channel. `VAE` takes any Keras
+model or layer with these shapes.
 """
 
 from __future__ import annotations
@@ -148,6 +149,10 @@ class MLPDecoder(_MLP):
         activation: name of the hidden layers' activation, as in `activation_function`.
             Default "tanh".
         seed: seed of the initial weights, integer in [0, 2^31). Default 0.
+        parameters_per_pixel: numbers for each pixel that the likelihood takes, >= 1. Default None,
+            for one number for each channel.
+        bound: largest absolute value of the output, > 0, which is bound * tanh(output / bound).
+            It bounds the density of a `ContinuousBernoulli`. Default None, for no bound.
 
     Raises:
         checks.InputError: for an argument outside of its range.
@@ -168,27 +173,39 @@ class MLPDecoder(_MLP):
         hidden: Sequence[int] = (200, 200),
         activation: str = "tanh",
         seed: int = 0,
+        parameters_per_pixel: int | None = None,
+        bound: float | None = None,
         **kwargs: Any,
     ) -> None:
-        image_shape = checks.sizes("image_shape", image_shape, 3)
-        super().__init__(math.prod(image_shape), hidden, activation, seed, **kwargs)
-        self.image_shape = image_shape
+        self._output = output_shape(image_shape, parameters_per_pixel)
+        super().__init__(math.prod(self._output), hidden, activation, seed, **kwargs)
+        self.image_shape = tuple(image_shape)
+        self.parameters_per_pixel = parameters_per_pixel
+        self.bound = None if bound is None else checks.positive("bound", bound)
 
     def build(self, input_shape: tuple[Any, ...]) -> None:
         self._build_stack(input_shape[-1])
 
     def call(self, latents: Any) -> Any:
-        return keras.ops.reshape(self._stack(latents), (-1, *self.image_shape))  # [N, H, W, C]
+        h = keras.ops.reshape(self._stack(latents), (-1, *self._output))  # [N, H, W, P]
+        return _bounded(h, self.bound)
 
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (input_shape[0], *self.image_shape)
+        return (input_shape[0], *self._output)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"image_shape": list(self.image_shape)}
+        return super().get_config() | {
+            "image_shape": list(self.image_shape),
+            "parameters_per_pixel": self.parameters_per_pixel,
+            "bound": self.bound,
+        }
 
 
 # Keras' global image_data_format may be "channels_first", so every convolution names its own.
 _CHANNELS_LAST = "channels_last"
+
+UPSAMPLINGS = ("transposed", "nearest")
+"""How a stage of `ConvDecoder` doubles height and width."""
 
 
 class _Residual(keras.layers.Layer):
@@ -379,6 +396,13 @@ class ConvDecoder(_Conv):
         blocks_per_stage: residual blocks in each stage, integer from 0 to 50. Default 1.
         activation: name of the activation, as in `activation_function`. Default "elu".
         seed: seed of the initial weights, integer in [0, 2^31). Default 0.
+        parameters_per_pixel: numbers for each pixel that the likelihood takes, >= 1. Default None,
+            for one number for each channel.
+        upsampling: how a stage doubles height and width. "transposed" is a transposed convolution
+            with strides of 2, which may leave a checkerboard on smooth images. "nearest" repeats
+            each row and each column, and then applies a convolution. Default "transposed".
+        bound: largest absolute value of the output, > 0, which is bound * tanh(output / bound).
+            It bounds the density of a `ContinuousBernoulli`. Default None, for no bound.
 
     Raises:
         checks.InputError: for an argument outside of its range.
@@ -389,6 +413,7 @@ class ConvDecoder(_Conv):
 
     References:
         He et al. 2016, "Identity mappings in deep residual networks".
+        Odena et al. 2016, "Deconvolution and checkerboard artifacts".
     """
 
     _kind = 3
@@ -400,11 +425,17 @@ class ConvDecoder(_Conv):
         blocks_per_stage: int = 1,
         activation: str = "elu",
         seed: int = 0,
+        parameters_per_pixel: int | None = None,
+        upsampling: str = "transposed",
+        bound: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(widths, blocks_per_stage, activation, seed, **kwargs)
-        self.image_shape = checks.sizes("image_shape", image_shape, 3)
-        height, width, channels = self.image_shape
+        height, width, channels = output_shape(image_shape, parameters_per_pixel)
+        self.image_shape = tuple(image_shape)
+        self.parameters_per_pixel = parameters_per_pixel
+        self.upsampling = checks.choice("upsampling", upsampling, UPSAMPLINGS)
+        self.bound = None if bound is None else checks.positive("bound", bound)
         for _ in self.widths:
             height, width = -(-height // 2), -(-width // 2)
         self._start = (height, width, self.widths[-1])
@@ -414,11 +445,12 @@ class ConvDecoder(_Conv):
             dtype=self.dtype_policy,
             name="stem",
         )
+        repeats = upsampling == "nearest"
         self._up = [
-            keras.layers.Conv2DTranspose(
+            (keras.layers.Conv2D if repeats else keras.layers.Conv2DTranspose)(
                 filters,
-                _kernel_size(stage),
-                strides=2,
+                _kernel_size(stage) if not repeats else 3,
+                strides=1 if repeats else 2,
                 padding="same",
                 data_format=_CHANNELS_LAST,
                 kernel_initializer=self._initializer(stage),
@@ -437,15 +469,24 @@ class ConvDecoder(_Conv):
     def call(self, latents: Any) -> Any:
         h: Any = keras.ops.reshape(self._stem(latents), (-1, *self._start))
         for stage in reversed(range(len(self.widths))):
-            h = self._up[stage](self._refine(h, stage))
+            h = self._refine(h, stage)
+            if self.upsampling == "nearest":
+                h = _doubled(h)
+            h = self._up[stage](h)
         height, width, _ = self.image_shape
-        return h[:, :height, :width]  # [N, H, W, C]
+        h = h[:, :height, :width]  # [N, H, W, P]
+        return _bounded(h, self.bound)
 
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (input_shape[0], *self.image_shape)
+        return (input_shape[0], *output_shape(self.image_shape, self.parameters_per_pixel))
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"image_shape": list(self.image_shape)}
+        return super().get_config() | {
+            "image_shape": list(self.image_shape),
+            "parameters_per_pixel": self.parameters_per_pixel,
+            "upsampling": self.upsampling,
+            "bound": self.bound,
+        }
 
 
 @keras.saving.register_keras_serializable(package="vae_keras")
@@ -524,6 +565,43 @@ def activation_function(name: str) -> Callable[[Any], Any]:
         raise checks.InputError(
             f"activation must be the name of a Keras activation. Received: {name!r}. Pass 'tanh'."
         ) from error
+
+
+def output_shape(
+    image_shape: Sequence[int], parameters_per_pixel: int | None
+) -> tuple[int, int, int]:
+    """Returns the shape of a decoder's output for one image, (H, W, P).
+
+    Args:
+        image_shape: (H, W, C).
+        parameters_per_pixel: P, or None for C.
+
+    Raises:
+        checks.InputError: for sizes below 1.
+
+    Example:
+        >>> output_shape((28, 28, 3), 50)
+        (28, 28, 50)
+    """
+    height, width, channels = checks.sizes("image_shape", image_shape, 3)
+    if parameters_per_pixel is None:
+        return height, width, channels
+    numbers = checks.whole_number("parameters_per_pixel", parameters_per_pixel, 1)
+    return height, width, numbers
+
+
+def _bounded(h: Any, bound: float | None) -> Any:
+    """Returns bound * tanh(h / bound), or h without a bound."""
+    return h if bound is None else bound * keras.ops.tanh(h / bound)
+
+
+def _doubled(h: Any) -> Any:
+    """Repeats each row and each column of [N, H, W, C]."""
+    _, height, width, channels = h.shape
+    h = keras.ops.broadcast_to(
+        h[:, :, None, :, None], (keras.ops.shape(h)[0], height, 2, width, 2, channels)
+    )
+    return keras.ops.reshape(h, (-1, 2 * height, 2 * width, channels))
 
 
 def _kernel_size(stage: int) -> int:

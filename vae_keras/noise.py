@@ -34,6 +34,7 @@ class Stream(enum.IntEnum):
     IMPORTANCE = 5
     UNIFORM = 6
     SPLIT = 7
+    DRAWN_PIXELS = 8
 
 
 def normal(

@@ -18,7 +18,7 @@ import keras
 
 from vae_keras.distributions import SCALE_FLOOR
 from vae_keras.inference import Path
-from vae_keras.networks import activation_function, variance_scaling
+from vae_keras.networks import activation_function, output_shape, variance_scaling
 from vae_keras.utils import checks
 
 _ENCODER, _DECODER = 5, 6  # for the kernels' seeds; the flow has the kind 4
@@ -226,6 +226,8 @@ class TopDownDecoder(_TopDown):
             Default (32, 64).
         activation: name of the activation, as in `networks.activation_function`. Default "silu".
         seed: seed of the initial weights, integer in [0, 2^31). Default 0.
+        parameters_per_pixel: numbers for each pixel that the likelihood takes, >= 1. Default None,
+            for one number for each channel.
 
     Raises:
         checks.InputError: for an argument outside of its range.
@@ -248,11 +250,13 @@ class TopDownDecoder(_TopDown):
         widths: Sequence[int] = (32, 64),
         activation: str = "silu",
         seed: int = 0,
+        parameters_per_pixel: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(top_dim, groups, widths, activation, seed, **kwargs)
-        self.image_shape = checks.sizes("image_shape", image_shape, 3)
-        height, width, channels = self.image_shape
+        height, width, channels = output_shape(image_shape, parameters_per_pixel)
+        self.image_shape = tuple(image_shape)
+        self.parameters_per_pixel = parameters_per_pixel
         self._sizes = [(height, width)]  # of the image, and of each stage
         for _ in self.widths:
             height, width = -(-height // 2), -(-width // 2)
@@ -294,7 +298,7 @@ class TopDownDecoder(_TopDown):
                 layer.build((None, None, None, width))
 
     def call(self, latents: Any) -> Any:
-        """Returns the logits [N, H, W, C] of latents [N, latent_dim]."""
+        """Returns the likelihood's parameters [N, H, W, P] of latents [N, latent_dim]."""
         return self._walk(latents, lambda part, group, active: part)
 
     def infer(self, context: Sequence[Any], noise: Any, training: bool = False) -> Path:
@@ -357,10 +361,13 @@ class TopDownDecoder(_TopDown):
         return h
 
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (input_shape[0], *self.image_shape)
+        return (input_shape[0], *output_shape(self.image_shape, self.parameters_per_pixel))
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"image_shape": list(self.image_shape)}
+        return super().get_config() | {
+            "image_shape": list(self.image_shape),
+            "parameters_per_pixel": self.parameters_per_pixel,
+        }
 
 
 def _size(stage: int) -> int:

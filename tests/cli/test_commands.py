@@ -130,7 +130,7 @@ def test_own_images_are_scaled_to_the_models_shape(photos_run, tmp_path, capsys)
     ("arguments", "sentence"),
     [
         ([], "--data must name the images if a model was trained on own images"),
-        (["--data", "nowhere"], "data must be one of: mnist, fashion_mnist, or the path"),
+        (["--data", "nowhere"], "data must be one of: mnist, fashion_mnist, photographs, cifar10"),
         (["--data", "mnist"], "must hold images of the model's shape (7, 5, 3)"),
     ],
 )

@@ -7,7 +7,15 @@ import pytest
 
 from tests.conftest import small_vae
 from tests.training.conftest import config
-from vae_keras import data, evaluation
+from vae_keras import (
+    VAE,
+    DiscretizedLogisticMixture,
+    MLPDecoder,
+    MLPEncoder,
+    compression,
+    data,
+    evaluation,
+)
 from vae_keras.data import datasets
 from vae_keras.training import artifacts
 from vae_keras.training.plan import make_plan
@@ -16,7 +24,8 @@ from vae_keras.utils import keras_file
 
 def test_measurements_say_how_they_were_made(finished, small_mnist):
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert set(metrics) == {"preset", "parameters", "provenance", "metrics", "latent_classes"}
+    names = {"preset", "parameters", "provenance", "metrics", "latent_classes"}
+    assert set(metrics) == names | {"best_epoch", "remarks"}
     assert metrics["provenance"]["data_sha256"] == datasets.fingerprint(small_mnist.x_train)
     by_name = {entry["name"]: entry for entry in metrics["metrics"]}
     assert set(by_name) == {"elbo", "rate", "distortion", "active_units"}
@@ -50,6 +59,22 @@ def test_each_measurement_carries_its_split(digits):
     entries = artifacts.measure(small_vae(), x, "dynamic", 3, "training")
     facts = {(e["split"], e["num_images"], e["binarization"], e["seed"]) for e in entries}
     assert facts == {("training", 60, "dynamic", 3)}
+
+
+def test_256_levels_are_measured_in_bits_beside_png_and_webp():
+    likelihood = DiscretizedLogisticMixture(2)
+    decoder = MLPDecoder((8, 8, 3), (8,), parameters_per_pixel=likelihood.parameters_per_pixel(3))
+    vae = VAE(MLPEncoder(2, (8,)), decoder, likelihood=likelihood)
+    levels = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
+    x = data.binarize(levels, 0, "none")
+    entries = {e["name"]: e for e in artifacts.measure(vae, x, "none", 0, "test")}
+    bits = entries["bits_per_dimension"]
+    assert bits["value"] == pytest.approx(-entries["elbo"]["value"] / (192 * np.log(2)))
+    assert bits["standard_error"] > 0
+    for name in ("png", "webp"):
+        beside = entries[f"{name}_bits_per_dimension"]
+        assert beside["value"] == compression.bits_per_dimension(levels, name).mean
+        assert (beside["unit"], beside["num_images"]) == ("bits per dimension", 10)
 
 
 def test_of_many_training_images_the_first_are_measured(tmp_path, monkeypatch, small_mnist):

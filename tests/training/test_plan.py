@@ -40,6 +40,36 @@ def test_the_sizes_that_the_user_left_open_follow_own_data(rows, given, validati
     assert (recipe.validation, recipe.batch_size) == (validation, batch)
 
 
+def coloured(side: int) -> datasets.DataSet:
+    x = np.zeros((200, side, side, 3), np.uint8)
+    return datasets.DataSet("mine", datasets.Images(x, None, x[:1], None), "as given", own=True)
+
+
+def test_colour_images_that_are_not_binarized_have_256_levels():
+    recipe = planned(TrainConfig(data="mine", binarization="none"), coloured(8)).recipe
+    assert recipe.likelihood.name == "DiscretizedLogisticMixture"
+    grey = own(50)
+    grey.images.x_train[:] = 7
+    recipe = planned(TrainConfig(data="mine", binarization="none"), grey).recipe
+    assert recipe.likelihood.name == "ContinuousBernoulli"
+    assert recipe.decoder.arguments["bound"] > 0
+
+
+@pytest.mark.parametrize(
+    ("side", "widths"), [(28, [16, 64]), (64, [16, 64, 128]), (128, [16, 64, 128, 128])]
+)
+def test_own_images_get_the_recipe_for_own_images(side, widths):
+    settings = TrainConfig("conv_mnist", data="mine", binarization="none")
+    recipe = planned(settings, coloured(side)).recipe
+    assert (recipe.optimizer.name, recipe.precision, recipe.restarts) == ("Adam", "float32", 0)
+    assert "global_clipnorm" in recipe.optimizer.arguments
+    assert recipe.decoder.arguments["upsampling"] == "nearest"
+    assert recipe.encoder.arguments["widths"] == recipe.decoder.arguments["widths"] == widths
+    assert recipe.learning_rate < presets.load_recipe("conv_mnist").learning_rate
+    given = TrainConfig("conv_mnist", data="mine", binarization="none", learning_rate=0.02)
+    assert planned(given, coloured(side)).recipe.learning_rate == 0.02
+
+
 def test_another_named_set_keeps_the_sizes_of_the_preset(mnist):
     dataset = datasets.DataSet("fashion_mnist", mnist, "as published")
     plan = planned(TrainConfig(data="fashion_mnist"), dataset)

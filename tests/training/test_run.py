@@ -334,11 +334,34 @@ def test_grey_images_get_a_density(tmp_path, capsys, small_training):
     model = keras.saving.load_model(folder / "model.keras")
     assert (type(model.likelihood), model.binarization) == (ContinuousBernoulli, "none")
     served = tf.saved_model.load(str(folder / "serving" / "1")).signatures["sample"]
-    pictures = served(seeds=tf.constant([[0, 0], [0, 1]]))["probabilities"]
+    pictures = served(seeds=tf.constant([[0, 0], [0, 1]]))["means"]
     np.testing.assert_array_equal(pictures, model.sample(2, seed=0))
     evaluate = ["evaluate", "--model", str(folder / "model.keras"), "--data", str(path)]
     assert main([*evaluate, "--samples", "10"]) == 0
     assert "6 test images, none binarization" in capsys.readouterr().out
+
+
+def test_colour_images_get_256_levels_in_bits_per_dimension(
+    photos, tmp_path, capsys, fast_training
+):
+    folder = tmp_path / "run"
+    flags = ["--data", str(photos), "--binarization", "none", "--epochs", "1"]
+    assert main(["train", *flags, "--workdir", str(folder)]) == 0
+    settings = json.loads((folder / "config.json").read_text())
+    assert settings["likelihood"]["name"] == "DiscretizedLogisticMixture"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for name in ("bits per dimension", "png bits per dimension", "webp bits per dimension"):
+        assert f"<td>{name}</td>" in page
+    evaluate = ["evaluate", "--model", str(folder / "model.keras"), "--data", str(photos)]
+    assert main([*evaluate, "--samples", "10"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    shown = [line.split()[0] for line in lines if "bits_per_dimension" in line]
+    assert shown == [
+        "bits_per_dimension_of_the_likelihood",
+        "bits_per_dimension",
+        "png_bits_per_dimension",
+        "webp_bits_per_dimension",
+    ]
 
 
 def test_changed_images_do_not_go_on_with_the_run(photos, photos_run, tmp_path, capsys):

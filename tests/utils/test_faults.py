@@ -159,6 +159,7 @@ def run_command(monkeypatch, mnist):
 SITES = (  # in the order in which a run writes them
     "config.json",
     "elbo.csv",
+    "best.npz",
     "epoch-00001-step-0000000.keras",
     "epoch-00001-step-0000000.json",
     "prior_epoch_2.png",

@@ -37,10 +37,12 @@ def run(arguments: argparse.Namespace) -> None:
         model, x, arguments.samples, arguments.seed, arguments.refined
     )
     metrics = [
-        publish.likelihood_metric(likelihood, mode, held.kind),
+        *publish.likelihood_metrics(model, likelihood, mode, held.kind),
         *artifacts.measure(model, x, mode, arguments.seed, held.kind),
     ]
-    table.show([("nats per image", "mean", "standard error", "samples"), *_rows(metrics)])
+    for unit in ("nats per image", "bits per dimension"):
+        if rows := _rows(metrics, unit):
+            table.show([(unit, "mean", "standard error", "samples"), *rows])
     for k, bound in likelihood.curve.items():
         print(f"bound at k = {k}: {bound.mean:.3f}")
     refined = "" if arguments.refined is None else f" ({arguments.refined} with all samples)"
@@ -68,15 +70,15 @@ def _binarization(model: Any) -> str:
     return model.binarization
 
 
-def _rows(metrics: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+def _rows(metrics: list[dict[str, Any]], unit: str) -> list[tuple[str, ...]]:
     return [
         (
             entry["name"],
             f"{entry['value']:.3f}",
             # A single image has no standard error.
             f"{entry['standard_error']:.3f}" if "standard_error" in entry else "-",
-            str(entry["num_samples"]),
+            str(entry.get("num_samples", "-")),
         )
         for entry in metrics
-        if entry["unit"] == "nats per image"
+        if entry["unit"] == unit
     ]

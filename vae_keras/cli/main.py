@@ -155,7 +155,7 @@ def _add_data(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument(
         "--data",
         metavar="DATA",
-        help="mnist, fashion_mnist, or own images: a folder, a .zip or .tar, an .npz, .npy or .h5, "
+        help="a set by name, or own images: a folder, a .zip or .tar, an .npz, .npy or .h5, "
         f"or TFRecord files (default: {default})",
     )
     command.add_argument(

@@ -22,6 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     model = models.read_model(arguments)
     images = model.sample(count, arguments.seed)
     title = gallery.prior_titles(model, count)["prior"]
-    invert = models.trained_on(arguments) in datasets.KNOWN
+    known = datasets.KNOWN.get(models.trained_on(arguments))
+    invert = known is not None and known.invert
     figures.save(figures.grid(images, count // 5, 5, title, invert=invert), arguments.to)
     print(arguments.to)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pooch
 
+from vae_keras.data import photographs
 from vae_keras.data.collection import DataSet, Images
 from vae_keras.utils import checks
 from vae_keras.utils.files import atomic_write
@@ -56,6 +57,7 @@ class Known:
         downloads: SHA-256 of each compressed IDX file.
         sha256: SHA-256 of each uncompressed IDX file, header included.
         classes: names of the labels 0, 1, ..., or () if the numbers are the names.
+        invert: whether figures draw black as white. Default True, for ink on paper.
     """
 
     title: str
@@ -64,6 +66,7 @@ class Known:
     downloads: Mapping[str, str]
     sha256: Mapping[str, str]
     classes: tuple[str, ...] = ()
+    invert: bool = True
 
 
 KNOWN = {
@@ -119,6 +122,37 @@ KNOWN = {
             "Boot",
         ),
     ),
+    "photographs": Known(
+        title="Photographs",
+        subject="patches of photographs",
+        hosts=(),
+        downloads={},
+        sha256={
+            "x_train": "b27825dd3533e6eb47f535212b590b552d154e228664bb3a3e9719af52411b5e",
+            "x_test": "9e503336433ef043d40d733b3bcd7f156c82fc78392067903d7460cdd6ce9c15",
+        },
+        invert=False,
+    ),
+    "cifar10": Known(
+        title="CIFAR-10",
+        subject="small photographs of ten classes of things",
+        hosts=(),
+        downloads={},
+        sha256={},  # Keras checks the SHA-256 of the archive
+        classes=(
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        ),
+        invert=False,
+    ),
 }
 
 
@@ -144,11 +178,17 @@ def load(name: str) -> DataSet:
         (10000, 28, 28, 1)
     """
     known = KNOWN[checks.choice("data", name, tuple(KNOWN))]
-    images = load_mnist() if name == "mnist" else load_fashion_mnist()
+    images: Images = {
+        "mnist": load_mnist,
+        "fashion_mnist": load_fashion_mnist,
+        "photographs": load_photographs,
+        "cifar10": load_cifar10,
+    }[name]()
     if known.classes:
         names = np.array(known.classes)
         images = images._replace(y_train=names[images.y_train], y_test=names[images.y_test])
-    return DataSet(name, images, split="as published", invert=True)
+    split = "by photograph" if name == "photographs" else "as published"
+    return DataSet(name, images, split, invert=known.invert)
 
 
 def has_classes(labels: np.ndarray | None) -> bool:
@@ -280,6 +320,52 @@ def load_fashion_mnist(
         sources.insert(0, (debian, lambda: _read_idx(_DEBIAN_FOLDER)))
     remedy = f"Connect to the network once, or run: apt-get install {_DEBIAN_PACKAGE}"
     return _from_first("fashion_mnist", sources, remedy, cache_dir, say)
+
+
+def load_photographs() -> Images:
+    """Loads 32 x 32 patches of the photographs among Debian's wallpapers, verified pixel by pixel.
+
+    The source is the files of the packages in `photographs.PACKAGES`. The patches for validation
+    are the last 200 of `x_train`. No photograph has patches in two splits, and there are no labels.
+
+    Returns:
+        `Images` with uint8 [28187, 32, 32, 3] and uint8 [160, 32, 32, 3].
+
+    Raises:
+        checks.InputError: if the packages are not installed, or hold other photographs.
+    """
+    try:
+        x, x_test, _ = photographs.read()
+        return _verified("photographs", Images(x, None, x_test, None))
+    except (OSError, SourceError) as error:
+        raise checks.InputError(
+            f"Photographs must come from Debian's packages. Received: {error}. "
+            f"Run: apt-get install {' '.join(photographs.PACKAGES)}"
+        ) from error
+
+
+def load_cifar10() -> Images:
+    """Loads CIFAR-10 with Keras' loader, which downloads it and checks the archive's SHA-256.
+
+    Returns:
+        `Images` with uint8 [50000, 32, 32, 3], uint8 [50000], uint8 [10000, 32, 32, 3] and
+        uint8 [10000].
+
+    Raises:
+        checks.InputError: if it cannot be downloaded.
+
+    References:
+        Krizhevsky 2009, "Learning multiple layers of features from tiny images".
+    """
+    from keras.datasets import cifar10  # no other set needs it
+
+    try:
+        (x, y), (x_test, y_test) = cifar10.load_data()
+    except Exception as error:  # Keras raises plain exceptions for a refused download
+        raise checks.InputError(
+            f"CIFAR-10 must come from its host. Received: {error}. Connect to the network once."
+        ) from error
+    return Images(x, y.ravel(), x_test, y_test.ravel())
 
 
 def default_cache_dir() -> Path:

@@ -218,7 +218,7 @@ def _source(path: Path) -> decoding.Source:
         if ".tfrecord" in kind:
             return Records(path.parent, [path])
     raise checks.InputError(
-        "data must be one of: mnist, fashion_mnist, or the path of a folder of images or of a "
+        f"data must be one of: {', '.join(KNOWN)}, or the path of a folder of images or of a "
         f"file: {', '.join(_FILES)}, .tfrecord. Received: {os.fspath(path)!r}. "
         "Pass a path that exists."
     )

@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from vae_keras.export.errors import write_errors
+from vae_keras.export.signatures import pixel_name
 from vae_keras.model import VAE, require_built
 from vae_keras.trainer.fast_path import layers_of
 from vae_keras.utils import checks, files
@@ -26,8 +27,9 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
     """Writes the encoder and the decoder as separate files, with the exporters of Keras.
 
     The encoder maps images [N, H, W, C] in [0, 1] to `loc` and `scale` [N, L] of the posterior. The
-    decoder maps latents [N, L] to `probabilities` [N, H, W, C], the mean of the likelihood. N is
-    free. Neither file checks its inputs. A learned prior is part of neither file.
+    decoder maps latents [N, L] to `probabilities` [N, H, W, C], the mean of the likelihood. It is
+    called `means` where the pixels are not binary. N is free. Neither file checks its inputs. A
+    learned prior is part of neither file.
 
     Args:
         model: a built model with float32 weights.
@@ -60,7 +62,7 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
         return model.encode_tensors(model.pixels(images))._asdict()
 
     def decode(latents: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": model.decode_tensors(latents)}
+        return {pixel_name(model): model.decode_tensors(latents)}
 
     parts = {
         # A top-down decoder infers the latents, so the file of the encoder has weights of both.

@@ -58,7 +58,8 @@ def export_saved_model(
     | `score` | `images`, `seeds` int32 [N, 2] | `elbo`, `log_likelihood`, `kl`, `log_marginal` |
 
     `probabilities` and `reconstructions` are the mean of the likelihood. For a Bernoulli this is
-    the probability that a pixel is 1. For a continuous Bernoulli it is the mean grey value.
+    the probability that a pixel is 1. For any other likelihood it is the mean grey value or colour,
+    and `means` is the name instead of `probabilities`. No signature draws pixels.
 
     The seeds of a row are (seed, row). `sample` with the seeds [[7, 0], [7, 1]] returns
     `model.sample(2, seed=7)`, and `score` with the same seeds returns `model.elbo(images, seed=7)`,

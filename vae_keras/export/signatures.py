@@ -47,7 +47,7 @@ def signatures(model: VAE, score_samples: int) -> dict[str, Signature]:
         >>> list(signatures(vae, score_samples=50))
         ['reconstruct', 'encode', 'decode', 'sample', 'interpolate', 'score']
     """
-    size = model.latent_dim
+    size, shown = model.latent_dim, pixel_name(model)
 
     def image_spec(name: str = "images") -> tf.TensorSpec:
         return tf.TensorSpec([None, *model.image_shape], name=name)
@@ -69,11 +69,11 @@ def signatures(model: VAE, score_samples: int) -> dict[str, Signature]:
         return model.encode_tensors(model.pixels(checked_images(images)))._asdict()
 
     def decode(latents: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": model.decode_tensors(_finite("latents", latents, (size,)))}
+        return {shown: model.decode_tensors(_finite("latents", latents, (size,)))}
 
     def sample(seeds: tf.Tensor) -> dict[str, tf.Tensor]:
         latents = model.prior.transform(_row_noise(_seeds(seeds), noise.Stream.PRIOR, size))
-        return {"probabilities": model.decode_tensors(latents), "latents": latents}
+        return {shown: model.decode_tensors(latents), "latents": latents}
 
     def interpolate(
         start_images: tf.Tensor, end_images: tf.Tensor, fractions: tf.Tensor
@@ -85,7 +85,7 @@ def signatures(model: VAE, score_samples: int) -> dict[str, Signature]:
         start, end, weight = _same_rows(names, start, end, weight)
         weight = weight[:, tf.newaxis]  # [N, 1]
         line = (1.0 - weight) * posterior_mean(start) + weight * posterior_mean(end)
-        return {"probabilities": model.decode_tensors(line)}
+        return {shown: model.decode_tensors(line)}
 
     def score(images: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
         rows, seeds = _same_rows("images and seeds", checked_images(images), _seeds(seeds))
@@ -102,6 +102,21 @@ def signatures(model: VAE, score_samples: int) -> dict[str, Signature]:
         ),
         "score": Signature(score, [image_spec(), seed_spec]),
     }
+
+
+def pixel_name(model: VAE) -> str:
+    """Returns the name of the images that a decoder gives: "probabilities" or "means".
+
+    The means of a Bernoulli's pixels are the probabilities of a 1. No signature draws pixels.
+
+    Args:
+        model: a built model.
+
+    Example:
+        >>> pixel_name(vae)
+        'probabilities'
+    """
+    return "probabilities" if model.likelihood.support == "binary" else "means"
 
 
 def example_inputs(signature: Signature, rows: int) -> dict[str, np.ndarray]:

@@ -100,7 +100,7 @@ def page(
         title: title of the page.
         config: the run's configuration, as `config.json` holds it.
         rows: the rows of `elbo.csv`.
-        metrics: the content of `metrics.json`.
+        metrics: the content of `metrics.json`. Its `remarks` are sentences on what went badly.
         figures_folder: folder of PNG files. Those named in `KINDS` come first.
         split: the split of the images in the figures, "training", "validation" or "test".
 
@@ -117,6 +117,7 @@ def page(
     return _TEMPLATES.get_template("page.html.j2").render(
         title=title,
         description=config.get("description", ""),
+        remarks=metrics.get("remarks", []),
         split=split,
         metrics=[_metric(entry) for entry in metrics["metrics"]],
         figures=[_figure(path, texts) for path in sorted(figures_folder.glob("*.png"), key=_rank)],

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae_keras import evaluation, export
+from vae_keras import compression, evaluation, export
 from vae_keras.data import datasets
 from vae_keras.data.observations import observed
 from vae_keras.model import VAE
 from vae_keras.report import figures, gallery, page
 from vae_keras.report.provenance import metric, provenance
-from vae_keras.training import callbacks, run_folder
+from vae_keras.training import best, callbacks, remarks, run_folder
 from vae_keras.training.build import build_network
 from vae_keras.training.plan import Plan
 from vae_keras.training.signals import Signals
@@ -56,6 +57,9 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
     rows = callbacks.read_elbo_csv(folder / "elbo.csv")
     splits = (plan.held_out, "test") if test else (plan.held_out,)
     images = {split: _images(plan, split) for split in splits}
+    choice = best.choose(
+        model, images[plan.held_out].originals, folder / "checkpoints" / best.FILE, recipe.epochs
+    )
     signals.check("before the export")
     save_weights(model, folder / "model.keras")
     if plan.dataset.digests is not None:
@@ -76,7 +80,7 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
         figures.save(figure, folder / "figures" / f"{name}.png")
         signals.check("between two figures")
 
-    metrics = {
+    metrics: dict[str, Any] = {
         "preset": plan.preset,
         "parameters": model.count_params(),
         "provenance": provenance(datasets.fingerprint(plan.dataset.images.x_train)),
@@ -88,7 +92,12 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
             )
         ],
         "latent_classes": gallery.latent_classes(model, shown.images, shown.labels),
+        "best_epoch": dataclasses.asdict(choice) | {"takes_best": choice.takes_best},
     }
+    of_held_out = [entry for entry in metrics["metrics"] if entry["split"] == plan.held_out]
+    ended = remarks.of_choice(choice, plan.held_out)
+    others = remarks.of_model(model, images[plan.held_out].images, of_held_out)
+    metrics["remarks"] = [*ended, *others]
     if presets.START_HASH in settings:
         metrics["provenance"][presets.START_HASH] = settings[presets.START_HASH]
     files.write_json(folder / run_folder.METRICS, metrics)
@@ -99,13 +108,16 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
     sentences = [
         f"{elbo['split'].capitalize()} ELBO: {elbo['value']:.3f} nats per image." for elbo in elbos
     ]
-    print(*sentences, f"The report: {report}")
+    print(*others, sep="\n", end="\n" if others else "")
+    print(*sentences, *ended, f"The report: {report}")
 
 
 def measure(
     model: VAE, images: Array, binarization: str, seed: int, split: str
 ) -> list[dict[str, Any]]:
     """Measures the ELBO, the rate, the distortion and the active units.
+
+    A likelihood of 256 levels is also measured in bits per dimension, beside PNG and lossless WebP.
 
     Args:
         model: the model.
@@ -148,6 +160,8 @@ def measure(
             ("distortion", terms.distortion),
         )
     ]
+    if model.likelihood.support == "levels":
+        entries += _bits(model, images, terms, facts)
     how = {"estimator": "variance of the posterior mean", "threshold": units.threshold}
     entries.append(metric("active_units", units.count, unit="dimensions", **how, **facts))
     if len(units.groups) > 1:
@@ -161,6 +175,36 @@ def _of_group(index: int, group: evaluation.GroupUnits, facts: dict[str, Any]) -
     how = f"KL given the groups above; {shape} latents, {group.active} of {count} active"
     rate = math.nan if group.rate is None else group.rate
     return metric(f"rate_of_group_{index + 1}", rate, unit="nats per image", estimator=how, **facts)
+
+
+def _bits(
+    model: VAE, images: Array, terms: evaluation.ElboTerms, facts: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Returns the bits per dimension of a model, of PNG and of lossless WebP for some images."""
+    bits = evaluation.bits_per_nat(model.image_shape)
+    measured: dict[str, tuple[evaluation.Estimate, dict[str, Any]]] = {
+        "bits_per_dimension": (
+            evaluation.Estimate.of(-terms.elbo.per_example * bits),
+            {"estimator": "negative ELBO", "num_samples": terms.num_samples},
+        )
+    }
+    for format in compression.FORMATS:
+        how = {"estimator": "Pillow, one file an image, without its headers"}
+        measured[f"{format}_bits_per_dimension"] = (
+            compression.bits_per_dimension(images, format),
+            how,
+        )
+    return [
+        metric(
+            name,
+            estimate.mean,
+            unit="bits per dimension",
+            standard_error=estimate.standard_error,
+            **how,
+            **facts,
+        )
+        for name, (estimate, how) in measured.items()
+    ]
 
 
 def save_weights(model: VAE, path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vae_keras.distributions import Bernoulli, ContinuousBernoulli
+from vae_keras.logistic_mixture import DiscretizedLogisticMixture
 from vae_keras.model import VAE
 from vae_keras.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from vae_keras.objectives import ELBO, IWAE
@@ -29,7 +30,11 @@ DECODERS = {
 }
 PRIORS = {"StandardNormal": StandardNormal, "AutoregressiveFlow": AutoregressiveFlow}
 OBJECTIVES = {"ELBO": ELBO, "IWAE": IWAE}
-LIKELIHOODS = {"Bernoulli": Bernoulli, "ContinuousBernoulli": ContinuousBernoulli}
+LIKELIHOODS = {
+    "Bernoulli": Bernoulli,
+    "ContinuousBernoulli": ContinuousBernoulli,
+    "DiscretizedLogisticMixture": DiscretizedLogisticMixture,
+}
 OPTIMIZERS = {"Adam": Adam, "Muon": Muon}
 
 
@@ -89,13 +94,18 @@ def build_network(recipe: presets.Recipe, image_shape: tuple[int, ...], precisio
         50
     """
     network = {"seed": recipe.seed, "dtype": precision}
+    likelihood = _part("likelihood", recipe.likelihood, LIKELIHOODS)
+    decoder = {"image_shape": image_shape}
+    numbers = likelihood.parameters_per_pixel(image_shape[-1])
+    if numbers != image_shape[-1]:
+        decoder["parameters_per_pixel"] = numbers
     learned = recipe.prior.name != "StandardNormal"  # a learned prior has weights to draw
     return VAE(
         _part("encoder", recipe.encoder, ENCODERS, **network),
-        _part("decoder", recipe.decoder, DECODERS, **network, image_shape=image_shape),
+        _part("decoder", recipe.decoder, DECODERS, **network, **decoder),
         prior=_part("prior", recipe.prior, PRIORS, **({"seed": recipe.seed} if learned else {})),
         objective=_part("objective", recipe.objective, OBJECTIVES),
-        likelihood=_part("likelihood", recipe.likelihood, LIKELIHOODS),
+        likelihood=likelihood,
         binarization=recipe.binarization,
         seed=recipe.seed,
     )

@@ -36,8 +36,9 @@ class TrainConfig:
             `own_images.open_images`. Default None.
         validation: number of training images held out for validation, the last ones. Default
             None; for own images it then depends on their number.
-        binarization: "dynamic", "threshold" or "none". It also sets the likelihood: a
-            `ContinuousBernoulli` for "none", else a `Bernoulli`. Default None.
+        binarization: "dynamic", "threshold" or "none". It also sets the likelihood. For "none" it
+            is a `DiscretizedLogisticMixture` if the images have colours, and a
+            `ContinuousBernoulli` if they are grey. Else it is a `Bernoulli`. Default None.
         strategy: "none", "mirrored" or "multi_worker", see `cluster.join`. Default "none".
         test: whether the test set is measured and drawn at the end, too. Default False.
         overwrite: whether the folder of another run is emptied. Default False.

@@ -9,7 +9,7 @@ from pathlib import Path
 from vae_keras.model import VAE
 from vae_keras.report import gallery
 from vae_keras.trainer.nonfinite import Diverged
-from vae_keras.training import artifacts, callbacks, checkpoints, cluster, run_folder
+from vae_keras.training import artifacts, best, callbacks, checkpoints, cluster, run_folder
 from vae_keras.training.build import build_model
 from vae_keras.training.config import TrainConfig
 from vae_keras.training.plan import Plan, load_data, make_plan
@@ -106,6 +106,8 @@ def fit(model: VAE, plan: Plan, folder: Path, signals: Signals, team: cluster.Cl
         # All workers must stop after the same step: one that goes on would wait for the others.
         model.wants_stop = checkpointer.should_stop
         checkpointer.should_stop = lambda: model.all_stop
+    # The best weights are written before the checkpoint: a run that ends in between repeats both.
+    kept = best.BestWeights(folder / "checkpoints" / best.FILE)
     figures = callbacks.FigureWriter(
         gallery.prior_grids(model, recipe.seed),
         folder / "figures",
@@ -123,7 +125,7 @@ def fit(model: VAE, plan: Plan, folder: Path, signals: Signals, team: cluster.Cl
         validation_data=(x_val,) if len(x_val) else None,
         validation_batch_size=min(_VALIDATION_BATCH, len(x_val) or _VALIDATION_BATCH),
         verbose="auto" if team.is_chief else 0,
-        callbacks=[writer, figures, checkpointer] if team.is_chief else [checkpointer],
+        callbacks=[writer, kept, figures, checkpointer] if team.is_chief else [checkpointer],
     )
 
 

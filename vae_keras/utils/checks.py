@@ -296,6 +296,32 @@ def not_only_binary(images: Array) -> None:
         )
 
 
+LEVEL_TOLERANCE = 0.01
+"""How far a float pixel may lie from a multiple of 1 / 255, in units of 1 / 255."""
+
+LEVEL_RULE = (
+    "A likelihood of 256 levels needs pixels that are multiples of 1 / 255. Received: pixels in "
+    "between. Pass uint8, or round: np.round(x * 255) / 255."
+)
+
+
+def levels(images: Array) -> None:
+    """Refuses float images whose pixels are not 256 levels.
+
+    Args:
+        images: uint8 0..255 or float32 in [0, 1], as `images` returns them.
+
+    Raises:
+        InputError: if a pixel lies between two levels.
+    """
+    if images.dtype == np.uint8:
+        return
+    for image in images:
+        scaled = image * np.float32(255)
+        if (np.abs(scaled - np.round(scaled)) > LEVEL_TOLERANCE).any():
+            raise InputError(LEVEL_RULE)
+
+
 def batch_shape(shape: Iterable[int | None], image_shape: tuple[int, ...] | None) -> None:
     """Refuses the batches of a dataset if they do not hold images of the model's shape.
 

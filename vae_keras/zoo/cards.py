@@ -14,6 +14,7 @@ from vae_keras.data import datasets
 from vae_keras.report import page
 from vae_keras.zoo import presets
 
+_PIXELS = {"ContinuousBernoulli": "grey", "DiscretizedLogisticMixture": "colour"}
 _MARK = re.compile(r"(<!-- zoo -->\n).*?(<!-- /zoo -->)", re.DOTALL)
 
 
@@ -87,6 +88,11 @@ def zoo_table(
         rows=rows,
         link=link,
         entry=rows[0]["likelihood"],
+        bits=[
+            name
+            for name in measured
+            if presets.load_recipe(name).likelihood.name == "DiscretizedLogisticMixture"
+        ],
         refined=[row["name"] for row in rows if "num_refined" in row["likelihood"]],
     )
 
@@ -124,6 +130,12 @@ def card(
         published=published,
         bounds=", ".join(f"{value:.2f} at k = {int(k):,}" for k, value in bounds.items()),
         refined=_refined(likelihood),
+        pixels=_PIXELS.get(recipe.likelihood.name, "binary"),
+        compressed={
+            entry["name"]: _number(entry)
+            for entry in metrics["metrics"]
+            if entry["name"].endswith("bits_per_dimension")
+        },
         start=_start(recipe, made),
         note=page.REFERENCE_NOTE if reference else "",
         captions=page.captions("test", reference),

@@ -15,7 +15,7 @@ from typing import Any
 
 from vae_keras.utils import checks, files
 
-LIKELIHOODS = ("Bernoulli", "ContinuousBernoulli")
+LIKELIHOODS = ("Bernoulli", "ContinuousBernoulli", "DiscretizedLogisticMixture")
 PRECISIONS = ("float32", "mixed_bfloat16")
 TEXTS = ("description", "choices")  # fields that do not change a run
 START_HASH = "start_weights_sha256"  # key of the hash of the weights that a run started from

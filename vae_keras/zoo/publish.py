@@ -59,7 +59,10 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
         "preset": name,
         "parameters": model.count_params(),
         "provenance": trained | weights | {"evaluated": evaluated},
-        "metrics": [likelihood_metric(likelihood, recipe.binarization), *measured],
+        "metrics": [
+            *likelihood_metrics(model, likelihood, recipe.binarization),
+            *measured,
+        ],
         "latent_classes": gallery.latent_classes(model, test, labels),
         "importance_weighted_bounds": bounds(likelihood),
     }
@@ -136,43 +139,62 @@ def estimate_likelihood(
     return evaluation.estimate_by_difference(model, test, num_samples, num_refined, seed=seed)
 
 
-def likelihood_metric(
-    likelihood: evaluation.LogLikelihood, binarization: str, split: str = "test"
-) -> dict[str, Any]:
-    """Returns an estimate of -log p(x) as an entry of `metrics.json`.
+def likelihood_metrics(
+    model: VAE, likelihood: evaluation.LogLikelihood, binarization: str, split: str = "test"
+) -> list[dict[str, Any]]:
+    """Returns an estimate of -log p(x) as entries of `metrics.json`.
 
     Args:
+        model: the model. If its likelihood has 256 levels, there is an entry in bits per dimension.
         likelihood: the estimate of log p(x) of the images.
         binarization: how the images were binarized.
         split: the split that the images are from. Default "test".
 
     Returns:
-        JSON-ready values, in nats per image.
+        JSON-ready values, in nats per image and in bits per dimension.
 
     Example:
         >>> x = np.zeros((2, 28, 28, 1), np.float32)
         >>> likelihood = estimate_likelihood(VAE(), x, 100, seed=0, num_refined=None)
-        >>> likelihood_metric(likelihood, "dynamic")["num_images"]
+        >>> likelihood_metrics(VAE(), likelihood, "dynamic")[0]["num_images"]
         2
     """
     refined = {}
     if likelihood.num_refined is not None:
         refined = {"num_refined": likelihood.num_refined, "num_few": evaluation.FEW}
-    return metric(
-        "negative_log_likelihood",
-        -likelihood.estimate.mean,
-        unit="nats per image",
-        estimator="importance_weighted",
+    facts = {
+        "estimator": "importance_weighted",
         **refined,
-        num_samples=likelihood.num_samples,
-        num_images=len(likelihood.estimate.per_example),
-        standard_error=likelihood.estimate.standard_error,
-        split=split,
-        binarization=binarization,
-        seed=likelihood.seed,
-        seconds=likelihood.seconds,
-        effective_sample_size=float(np.median(likelihood.effective_sample_size)),
-    )
+        "num_samples": likelihood.num_samples,
+        "num_images": len(likelihood.estimate.per_example),
+        "split": split,
+        "binarization": binarization,
+        "seed": likelihood.seed,
+        "seconds": likelihood.seconds,
+        "effective_sample_size": float(np.median(likelihood.effective_sample_size)),
+    }
+    error = likelihood.estimate.standard_error
+    entries = [
+        metric(
+            "negative_log_likelihood",
+            -likelihood.estimate.mean,
+            unit="nats per image",
+            standard_error=error,
+            **facts,
+        )
+    ]
+    if model.likelihood.support == "levels":
+        bits = evaluation.bits_per_nat(model.image_shape)
+        entries.append(
+            metric(
+                "bits_per_dimension_of_the_likelihood",
+                -likelihood.estimate.mean * bits,
+                unit="bits per dimension",
+                standard_error=error * bits,
+                **facts,
+            )
+        )
+    return entries
 
 
 def bounds(likelihood: evaluation.LogLikelihood) -> dict[str, float]:

@@ -1,0 +1,85 @@
+"""Sentences on a run that went badly, for the last line of the command and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from vae_keras.model import VAE
+from vae_keras.training.best import Choice
+from vae_keras.utils.rows import Array
+
+_NO_RATE = 0.01  # nats per image: the KL of a posterior that equals the prior
+_MOST_SATURATED = 0.05  # share of the decoder's outputs
+_IMAGES = 200  # so many images are decoded to look for saturated outputs
+
+
+def of_choice(choice: Choice, held_out: str) -> list[str]:
+    """Returns a sentence if a run ended far below its best epoch.
+
+    Args:
+        choice: which weights were taken.
+        held_out: the split that the epochs were compared on, "validation" or "training".
+
+    Example:
+        >>> of_choice(Choice(best_epoch=3, last_epoch=8, lost=90.0, standard_error=2.0), "training")
+        ['The run ended 90.000 nats per image below ...']
+    """
+    if not choice.takes_best:
+        return []
+    return [
+        f"The run ended {choice.lost:.3f} nats per image below its best epoch, which is epoch "
+        f"{choice.best_epoch} of {choice.last_epoch} on the {held_out} images. The weights of "
+        f"epoch {choice.best_epoch} were exported and measured. Lower --learning-rate, or train "
+        "for fewer --epochs."
+    ]
+
+
+def of_model(model: VAE, images: Array, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns a sentence for each sign that the latents or the pixels of a model went wrong.
+
+    Args:
+        model: the model.
+        images: images as the model receives them, float32 [N, H, W, C].
+        metrics: entries of `metrics.json` that `artifacts.measure` made.
+
+    Returns:
+        Sentences on a KL of 0, on collapsed dimensions and on saturated outputs.
+    """
+    values = {entry["name"]: entry["value"] for entry in metrics}
+    active, size = int(values["active_units"]), model.latent_dim
+    found = []
+    if values["rate"] < _NO_RATE:
+        found.append(
+            "The KL is 0: the posterior of every image equals the prior, and the decoder does not "
+            "use the latents. Train for longer, or raise the KL weight slowly with warmup_steps."
+        )
+    elif active < size:
+        found.append(
+            f"{size - active} of {size} latent dimensions collapsed: their posterior is the same "
+            "for all images. A smaller latent_dim would do."
+        )
+    share = saturated_share(model, images[:_IMAGES])
+    if share > _MOST_SATURATED:
+        found.append(
+            f"{share:.0%} of the decoder's outputs are saturated: the likelihood's gradient there "
+            "is 0 or its density has no bound. Lower --learning-rate, or pass bound to the decoder."
+        )
+    return found
+
+
+def saturated_share(model: VAE, images: Array) -> float:
+    """Returns the share of saturated outputs of a decoder, for the posterior means of images.
+
+    Args:
+        model: the model. The share is 0 for a likelihood that does not tell.
+        images: images as the model receives them, float32 [N, H, W, C].
+
+    Returns:
+        A number in [0, 1].
+    """
+    pixels = model.decode_distribution(tf.constant(model.encode(images).loc))
+    saturated = getattr(pixels, "saturated", None)
+    return 0.0 if saturated is None else float(tf.reduce_mean(tf.cast(saturated(), tf.float32)))
