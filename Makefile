@@ -7,12 +7,6 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PRESET ?= mlp_mnist
 
-# A process for each group of tests, two at a time. TensorFlow keeps what it compiled until a process
-# ends, so one process for all tests would need several times the memory.
-GROUPS = $(wildcard tests/*/test_*.py) $(wildcard tests/test_*.py)
-in_groups = printf '%s\n' $(GROUPS) | sed -E 's,^tests/([a-z]+)/.*,tests/\1,' | sort -u \
-  | xargs -P 2 -I {} sh -c '$(BIN)/python -m pytest $(1) {} || [ $$? = 5 ]' # 5: all are slow
-
 .PHONY: train serve test test-all test-lowest bench clean
 
 train: $(VENV)/.ready
@@ -28,10 +22,10 @@ test: $(VENV)/.ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(call in_groups,-m "not slow")
+	$(BIN)/python -m tests.run -m "not slow"
 
 test-all: $(VENV)/.ready-test
-	$(call in_groups,)
+	$(BIN)/python -m tests.run
 
 test-lowest: $(VENV)-lowest/.ready
 	$(VENV)-lowest/bin/python -m pytest -m "not slow" tests/conformance tests/trainer \

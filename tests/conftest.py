@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import itertools
 import sys
 import warnings
 from collections.abc import Iterable
@@ -87,6 +88,34 @@ def trainable(names: Iterable[str]) -> list:
         return [needs_muon] if presets.load_recipe(name).optimizer.name == "Muon" else []
 
     return [pytest.param(name, marks=marks(name)) for name in names]
+
+
+def covering(*tables: Iterable) -> list:
+    """All combinations of the entries of some tables, as a test's parameters.
+
+    The fast suite uses each entry of each table at least once. The other combinations are slow.
+    """
+    columns = [list(table) for table in tables]
+    longest = max(len(column) for column in columns)
+
+    def place(row: int, number: int) -> int:
+        size = len(columns[number])  # a shorter column starts again, each time one place further on
+        return (row + row // size * number) % size
+
+    fast = {tuple(place(row, n) for n in range(len(columns))) for row in range(longest)}
+
+    def name(entry) -> str:
+        entry = entry[0] if isinstance(entry, tuple) else entry
+        return getattr(entry, "__name__", None) or str(entry)
+
+    return [
+        pytest.param(
+            *(column[index] for column, index in zip(columns, chosen, strict=True)),
+            marks=() if chosen in fast else pytest.mark.slow,
+            id="-".join(name(c[i]) for c, i in zip(columns, chosen, strict=True)),
+        )
+        for chosen in itertools.product(*(range(len(column)) for column in columns))
+    ]
 
 
 @pytest.fixture

@@ -21,13 +21,8 @@ MODULES = {
 LAYERS = (
     ("_version", "utils.rows", "utils.files"),
     ("utils.checks",),
-    (
-        "utils.keras_file",
-        "utils.startup",
-        "kernels.bernoulli",
-        "kernels.philox",
-        "kernels.logistic_mixture",
-    ),
+    ("utils.graphs", "utils.keras_file", "utils.startup", "kernels.gradients", "kernels.philox"),
+    ("kernels.bernoulli", "kernels.logistic_mixture"),
     ("noise", "zoo.presets"),
     (
         "distributions",
@@ -102,8 +97,9 @@ RESERVED = {
     "subprocess": ("data.datasets", "report.provenance"),
 }
 
-# Private names of Keras that have no public counterpart.
-KERAS_PRIVATE = {
+# Private names of Keras and TensorFlow that have no public counterpart.
+THEIR_PRIVATE = {
+    "kernels.gradients": {"_registry"},
     "trainer.fast_path": {"_flatten_layers", "_non_trainable_variables", "_seed_generators"},
     "trainer.replicas": {"_all_reduce_sum_gradients"},
 }
@@ -155,7 +151,7 @@ def private_uses(module: str, source: str) -> list[str]:
             owner = ast.unparse(node.value)
             is_own = owner in ("self", "cls", "super()") or node.attr.startswith("__")
             is_public = node.attr in ("_asdict", "_fields", "_replace")  # of named tuples
-            if not (is_own or is_public or node.attr in KERAS_PRIVATE.get(module, ())):
+            if not (is_own or is_public or node.attr in THEIR_PRIVATE.get(module, ())):
                 found.append(f"{module} uses {owner}.{node.attr}")
     return found
 

@@ -559,11 +559,11 @@ CONFIGURING = {
 FILES = {
     "a model that is not there": (
         lambda tmp: keras_file.load(tmp / "m.keras"),
-        "a model must be a .keras file. Received: {tmp}/m.keras. Train one: python train.py",
+        "a model must be a .keras file. Received: {tmp}/m.keras. Train one: vae-keras train",
     ),
     "a model in HDF5": (
         lambda tmp: keras_file.load(written(tmp / "m.h5", b"")),
-        "a model must be a .keras file. Received: {tmp}/m.h5. Train one: python train.py",
+        "a model must be a .keras file. Received: {tmp}/m.h5. Train one: vae-keras train",
     ),
     "a model of rubbish": (
         lambda tmp: keras_file.load(written(tmp / "m.keras", b"rubbish")),

@@ -27,7 +27,7 @@ from vae_keras.data.observations import observed
 from vae_keras.model import VAE, require_built
 from vae_keras.objectives import log_weights
 from vae_keras.priors import StandardNormal
-from vae_keras.utils import checks
+from vae_keras.utils import checks, graphs
 from vae_keras.utils.rows import Array, Rows, select
 
 ACTIVE_THRESHOLD = 0.01
@@ -384,11 +384,10 @@ def evaluate_elbo(model: VAE, x: Any, num_samples: int = 1, *, seed: int = 0) ->
     seed = checks.seed(seed)
     started = time.perf_counter()
 
-    draw_noise = tf.function(
-        lambda identity: _keyed_noise(model.latent_dim, seed, identity, num_samples, 0),
-        autograph=False,
+    draw_noise = graphs.compiled(
+        lambda identity: _keyed_noise(model.latent_dim, seed, identity, num_samples, 0)
     )
-    bound = tf.function(model.terms, autograph=False)
+    bound = graphs.compiled(model.terms)
     blocks = []
     for start in range(0, len(images), 1000):
         rows = np.asarray(images[start : start + 1000])

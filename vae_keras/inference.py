@@ -17,6 +17,7 @@ from vae_keras.distributions import (
     stop_gradient,
     tfd,
 )
+from vae_keras.kernels import gradients
 
 
 class Draw(NamedTuple):
@@ -183,7 +184,7 @@ def top_down(
 def _weighted_gradient(z: tf.Tensor, weights: Callable[[], tf.Tensor]) -> Any:
     """Returns z, whose gradient is multiplied by weights that are known only later."""
 
-    @tf.custom_gradient
+    @gradients.custom_gradient
     def same(z: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         return tf.identity(z), lambda upstream: upstream * weights()[..., tf.newaxis]
 

@@ -17,7 +17,7 @@ from vae_keras.logistic_mixture import DiscretizedLogisticMixture
 from vae_keras.networks import MLPDecoder, MLPEncoder
 from vae_keras.objectives import ELBO, IWAE, Terms, elbo_terms
 from vae_keras.trainer import Bound, Trainer, fast_path
-from vae_keras.utils import checks, keras_file
+from vae_keras.utils import checks, graphs, keras_file
 from vae_keras.zoo import presets
 
 __all__ = ["VAE", "Posterior", "require_built"]
@@ -219,17 +219,17 @@ class VAE(ArrayMethods, ImageExamples, Trainer):
             draws = noise.normal(seed, stream, rows=count, size=self.latent_dim, row=row)
             return self.terms(rows, draws)
 
-        context = tf.function(self.context, [images], autograph=False)
+        context = graphs.compiled(self.context, [images])
         # The context of a flat posterior is its loc and scale.
-        encode = tf.function(self.encode_tensors, [images], autograph=False)
+        encode = graphs.compiled(self.encode_tensors, [images])
         return Graphs(
             context=context,
             encode=encode if self.is_top_down else context,
-            decode=tf.function(self.decode_tensors, [latents], autograph=False),
-            draw=tf.function(self.draw_tensors, [latents, number, number], autograph=False),
-            prior=tf.function(self.prior.transform, [latents], autograph=False),
-            reconstruct=tf.function(self.call, [images], autograph=False),
-            terms=tf.function(terms, [images, number, number], autograph=False),
+            decode=graphs.compiled(self.decode_tensors, [latents]),
+            draw=graphs.compiled(self.draw_tensors, [latents, number, number]),
+            prior=graphs.compiled(self.prior.transform, [latents]),
+            reconstruct=graphs.compiled(self.call, [images]),
+            terms=graphs.compiled(terms, [images, number, number]),
         )
 
     def get_config(self) -> dict[str, Any]:

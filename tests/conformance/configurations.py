@@ -285,7 +285,7 @@ CALLBACKS: dict[str, Callable[[Path], list[keras.callbacks.Callback]]] = {
     "none": lambda _: [],
     "recorder": lambda _: [Recorder()],
     "checkpoint every 4 batches": lambda folder: [_checkpoint(folder)],
-    "stops at batch 3": lambda _: [StopsAt(2)],
+    "stops at batch 5": lambda _: [StopsAt(4)],
     "rate of the epoch": lambda _: [
         keras.callbacks.LearningRateScheduler(lambda epoch: RATE * (1.0, 0.3)[epoch])
     ],

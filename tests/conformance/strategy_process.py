@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests.conformance import configurations as table
+from tests.conformance import reference
 
 X, W = table.discs(45), table.some_weights(45)
 HELD = table.discs(21, seed=2)
@@ -27,6 +28,13 @@ def dataset(*columns):
     data = columns if len(columns) > 1 else columns[0]
     return tf.data.Dataset.from_tensor_slices(data).batch(table.BATCH)
 
+
+def _synchronized():
+    layer = keras.layers.BatchNormalization(momentum=0.5, synchronized=True)
+    return table.encoder(hidden=[layer]), table.decoder()
+
+
+table.NETWORKS["synchronized"] = table.Network(_synchronized)
 
 # name: network, optimizer, arguments of fit
 CASES = {
@@ -55,7 +63,8 @@ CASES = {
     "add_loss": ("add_loss", "sgd", lambda: {"x": X, "batch_size": 9}),
     "frozen": ("frozen encoder", "sgd", lambda: {"x": X, "batch_size": 8}),
     "two-outputs": ("two outputs", "weight decay", lambda: {"x": X, "batch_size": 8}),
-    "accumulation": ("mlp", "accumulation", lambda: {"x": X, "batch_size": 8}),
+    "synchronized": ("synchronized", "sgd", lambda: {"x": X, "batch_size": 8}),
+    "synchronized-dataset": ("synchronized", "sgd", lambda: {"x": dataset(X[:40])}),
     "loss-scale": ("mlp", "loss_scale_factor", lambda: {"x": X, "batch_size": 8}),
     "dynamic-scale": ("mlp", "dynamic loss scale", lambda: {"x": X, "batch_size": 8}),
     "ema": ("mlp", "ema", lambda: {"x": X, "batch_size": 8}),
@@ -63,6 +72,85 @@ CASES = {
     "checkpoint-rate": ("mlp", "sgd", lambda: {"x": X, "batch_size": 8, "shuffle": False}),
     "mixed": ("mixed bfloat16", "sgd", lambda: {"x": X, "batch_size": 8}),
 }
+# name: network, optimizer, arguments of compile and fit, words of the refusal
+REFUSED = {
+    "accumulation": ("mlp", "accumulation", {}, {"x": X}, "gradient_accumulation_steps=4"),
+    "compiled-state": (
+        "batch normalization",
+        "sgd",
+        {"jit_compile": True},
+        {"x": X},
+        "batch_normalization/moving_mean. Pass jit_compile='auto'",
+    ),
+    "batch-for-one": (
+        "batch normalization",
+        "sgd",
+        {},
+        {"x": X[:33], "batch_size": 8},
+        "needs a row for each of 2 replicas",
+    ),
+}
+
+
+def two_devices():
+    operations = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], operations)
+
+
+def refusal(name):
+    """What a case of `REFUSED` says, and whether a weight has changed."""
+    network, optimizer, compiled, arguments, _ = REFUSED[name]
+    with two_devices().scope():
+        vae = table.build(network)
+        vae.compile(table.OPTIMIZERS[optimizer](), **({"jit_compile": False} | compiled))
+    steps = 0 if name != "batch-for-one" else 4
+    try:
+        vae.fit(**arguments, shuffle=False, verbose=0)
+    except ValueError as error:
+        taken = int(keras.ops.convert_to_numpy(vae.optimizer.iterations))
+        return f"{error}" if taken == steps else f"it took {taken} steps"
+    return "nothing"
+
+
+def as_keras(network):
+    """Weights of a plain loop under the strategy: each replica normalises its own rows.
+
+    Keras' layers run in `strategy.run` as in `keras.Model.fit`, and Keras' optimizer adds the
+    gradients of the replicas.
+    """
+    strategy = two_devices()
+    with strategy.scope():
+        vae = table.build(network)
+        optimizer = table.OPTIMIZERS["sgd"]()
+        optimizer.build(vae.trainable_variables)
+    loop = reference.Loop(vae, optimizer, table.NETWORKS[network].posterior)
+
+    def replica(pixels, normal, total):
+        with tf.GradientTape() as tape:
+            objective, *_ = loop.bound(pixels, normal, True, None)
+            loss = -tf.reduce_sum(objective) / total
+        gradients = tape.gradient(loss, vae.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, vae.trainable_variables, strict=True))
+
+    for step, batch in enumerate(reference.batches(X[:40], size=8) * 2):
+        parts = loop.draws(batch, reference.TRAIN, step=step, row=0)
+        shares = [
+            strategy.experimental_distribute_values_from_function(
+                lambda context, part=part: part[4 * context.replica_id_in_sync_group :][:4]
+            )
+            for part in parts
+        ]
+        strategy.run(replica, args=(*shares, 8.0))
+    return [np.array(weight) for weight in vae.get_weights()]
+
+
+def normalised_apart():
+    """The product's weights after the same batches."""
+    with two_devices().scope():
+        vae = table.build("batch normalization")
+        vae.compile(table.OPTIMIZERS["sgd"](), jit_compile=False)
+    vae.fit(X[:40], batch_size=8, shuffle=False, epochs=2, verbose=0)
+    return [np.array(weight) for weight in vae.get_weights()]
 
 
 def main(path, names):
@@ -70,18 +158,16 @@ def main(path, names):
     tf.config.set_logical_device_configuration(
         processor, [tf.config.LogicalDeviceConfiguration()] * 2
     )
-    found = {}
-    for name in names:
+    found = {f"refused 2 {name}": refusal(name) for name in names if name in REFUSED}
+    if "batch-norm" in names:
+        expected, got = as_keras("batch normalization"), normalised_apart()
+        for index, (a, b) in enumerate(zip(expected, got, strict=True)):
+            found[f"batch-norm 1 {index}"], found[f"batch-norm 2 {index}"] = a, b
+    for name in (name for name in names if name in CASES):
         network, optimizer, arguments = CASES[name]
         for replicas in (1, 2):
             recorder = table.Recorder()
-            devices = ["CPU:0", "CPU:1"]
-            operations = tf.distribute.ReductionToOneDevice()
-            scope = (
-                tf.distribute.MirroredStrategy(devices, operations).scope()
-                if replicas == 2
-                else contextlib.nullcontext()
-            )
+            scope = two_devices().scope() if replicas == 2 else contextlib.nullcontext()
             key = f"{name} {replicas}"
             try:
                 with scope:
@@ -105,4 +191,4 @@ def main(path, names):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:] or list(CASES))
+    main(sys.argv[1], sys.argv[2:])

@@ -1,8 +1,7 @@
 """Hypothesis makes shapes, dtypes, weights and batch sizes; no outcome but two is right.
 
 Either the figures are those of the plain loop in `reference.py`, or the call is refused in one
-sentence and nothing has changed. The models are made once and shared by all examples: a rate of 0
-keeps their weights, so that an example needs no compilation. A new way in is added to `WAYS`.
+sentence and nothing has changed. The models are made once and shared by all examples.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from vae_keras import VAE, MLPDecoder, MLPEncoder
 
 SHAPE = (4, 4, 1)
 LONGEST = 500
-few = settings(
-    max_examples=25,
+FEW = settings(
+    max_examples=10,
     deadline=None,
     derandomize=True,
     database=None,
@@ -37,6 +36,15 @@ def vae():
     """A model whose weights no training moves, with noise that no counter changes."""
     model = VAE(MLPEncoder(2, (4,)), MLPDecoder(SHAPE, (4,)), binarization="threshold")
     model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    return model
+
+
+@pytest.fixture(scope="module")
+def trains():
+    """A model with a rate above 0."""
+    model = VAE(MLPEncoder(2, (4,)), MLPDecoder(SHAPE, (4,)))
+    model.compile(keras.optimizers.Adam(1e-3, weight_decay=0.1), jit_compile=False)
+    model.fit(np.zeros((4, *SHAPE), np.float32), verbose=0)
     return model
 
 
@@ -175,85 +183,91 @@ def is_even(x: Any, w: Any) -> bool:
     return w is None or len(w) == len(x)
 
 
-@few
-@given(inputs())
-def test_arrays_are_measured_or_refused(vae, case):
-    x, w, size = case
-    assert_one_of_two(
-        vae,
-        lambda: vae.evaluate(x, sample_weight=w, batch_size=size, verbose=0, return_dict=True),
-        x,
-        w,
-        may_refuse=str(x.dtype) == "bfloat16",
-    )
+how_many = pytest.mark.parametrize("examples", [10, pytest.param(100, marks=pytest.mark.slow)])
 
 
-@few
-@given(inputs())
-def test_datasets_are_measured_or_refused(vae, case):
-    x, w, size = case
-    if is_even(x, w):
-        measure = lambda: vae.evaluate(batched(x, w, size), verbose=0, return_dict=True)  # noqa: E731
-        assert_one_of_two(vae, measure, x, w)
+def examine(check: Callable[[Any, Any, int], None], examples: int) -> None:
+    """Calls a check with generated images, weights and batch sizes."""
+
+    @settings(FEW, max_examples=examples)
+    @given(inputs())
+    def run(case: tuple[Any, Any, int]) -> None:
+        check(*case)
+
+    run()
 
 
-@few
-@given(inputs())
-def test_single_batches_are_measured_or_refused(vae, case):
-    x, w, _ = case
-    assert_one_of_two(
-        vae,
-        lambda: vae.test_on_batch(x, sample_weight=w, return_dict=True),
-        x,
-        w,
-        may_refuse=str(x.dtype) == "bfloat16",
-    )
+@how_many
+def test_arrays_are_measured_or_refused(vae, examples):
+    def check(x, w, size):
+        assert_one_of_two(
+            vae,
+            lambda: vae.evaluate(x, sample_weight=w, batch_size=size, verbose=0, return_dict=True),
+            x,
+            w,
+            may_refuse=str(x.dtype) == "bfloat16",
+        )
+
+    examine(check, examples)
 
 
-@few
-@given(inputs())
-def test_training_is_right_or_refused_before_anything_changed(case):
-    """`fit` and `train_on_batch`; a rate of 0 and thresholds leave only the noise to differ."""
-    x, w, size = case
-    vae = _trains()
-    is_wrong = expected(vae, x, w) is None
-    for action in (
-        lambda: vae.train_on_batch(x, sample_weight=w),
-        lambda: vae.fit(x, sample_weight=w, batch_size=size, verbose=0),
-    ):
-        before = State(vae, with_metrics=True)
-        _, said = outcome(action)
-        assert bool(said) == is_wrong or str(x.dtype) == "bfloat16", said
-        if said:
-            before.assert_is(State(vae, with_metrics=True))
+@how_many
+def test_datasets_are_measured_or_refused(vae, examples):
+    def check(x, w, size):
+        if is_even(x, w):
+            measure = lambda: vae.evaluate(batched(x, w, size), verbose=0, return_dict=True)  # noqa: E731
+            assert_one_of_two(vae, measure, x, w)
+
+    examine(check, examples)
 
 
-@few
-@given(inputs())
-def test_images_are_predicted_or_refused(vae, case):
-    x, _, size = case
-    wanted = expected(vae, x, None)
-    pixels = table.unit(x) if x.dtype.kind in "iu" else np.asarray(x, np.float32)
-    for action in (
-        lambda: vae.predict(x, batch_size=size, verbose=0),
-        lambda: vae.predict_on_batch(x),
-        lambda: vae.reconstruct(x),
-    ):
-        got, said = outcome(action)
-        assert bool(said) == (wanted is None) or str(x.dtype) == "bfloat16", said
-        if not said:
-            want = vae(pixels.reshape(len(x), *SHAPE)).numpy()
-            np.testing.assert_allclose(got, want, atol=1e-5)
+@how_many
+def test_single_batches_are_measured_or_refused(vae, examples):
+    def check(x, w, _):
+        assert_one_of_two(
+            vae,
+            lambda: vae.test_on_batch(x, sample_weight=w, return_dict=True),
+            x,
+            w,
+            may_refuse=str(x.dtype) == "bfloat16",
+        )
+
+    examine(check, examples)
 
 
-_MODELS: list[VAE] = []
+@how_many
+def test_training_is_right_or_refused_before_anything_changed(trains, examples):
+    """`fit` and `train_on_batch` either train, or change neither a weight nor a metric."""
+
+    def check(x, w, size):
+        is_wrong = expected(trains, x, w) is None
+        for action in (
+            lambda: trains.train_on_batch(x, sample_weight=w),
+            lambda: trains.fit(x, sample_weight=w, batch_size=size, verbose=0),
+        ):
+            before = State(trains, with_metrics=True)
+            _, said = outcome(action)
+            assert bool(said) == is_wrong or str(x.dtype) == "bfloat16", said
+            if said:
+                before.assert_is(State(trains, with_metrics=True))
+
+    examine(check, examples)
 
 
-def _trains() -> VAE:
-    """A model with a rate above 0, made once."""
-    if not _MODELS:
-        model = VAE(MLPEncoder(2, (4,)), MLPDecoder(SHAPE, (4,)))
-        model.compile(keras.optimizers.Adam(1e-3, weight_decay=0.1), jit_compile=False)
-        model.fit(np.zeros((4, *SHAPE), np.float32), verbose=0)
-        _MODELS.append(model)
-    return _MODELS[0]
+@how_many
+def test_images_are_predicted_or_refused(vae, examples):
+    def check(x, _, size):
+        wanted = expected(vae, x, None)
+        pixels = table.unit(x) if x.dtype.kind in "iu" else np.asarray(x, np.float32)
+        for action in (
+            lambda: vae.predict(x, batch_size=size, verbose=0),
+            lambda: vae.predict_on_batch(x),
+            lambda: vae.reconstruct(x),
+        ):
+            got, said = outcome(action)
+            assert bool(said) == (wanted is None) or str(x.dtype) == "bfloat16", said
+            if not said:
+                want = vae(pixels.reshape(len(x), *SHAPE)).numpy()
+                np.testing.assert_allclose(got, want, atol=1e-5)
+
+    examine(check, examples)

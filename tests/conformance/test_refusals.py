@@ -17,6 +17,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tests.conformance import configurations as table
+from tests.conftest import covering
 from vae_keras import ELBO, IWAE, VAE, Bernoulli, MLPDecoder, MLPEncoder, priors
 
 L = keras.layers
@@ -115,8 +116,7 @@ def iter_of(*columns: Any):
     yield tuple(columns)
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("case", BAD_IMAGES)
+@pytest.mark.parametrize(("case", "call"), covering(BAD_IMAGES, CALLS))
 def test_images_that_cannot_be_right(vae, call, case):
     x, words = BAD_IMAGES[case]
     if any(way in call for way in ("dataset", "generator", "PyDataset")):
@@ -152,8 +152,10 @@ BAD_INPUTS = {
 }
 
 
-@pytest.mark.parametrize("call", ["fit array", "evaluate array", "predict array", "train_on_batch"])
-@pytest.mark.parametrize("case", BAD_INPUTS)
+TAKE_ARRAYS = ("fit array", "evaluate array", "predict array", "train_on_batch")
+
+
+@pytest.mark.parametrize(("case", "call"), covering(BAD_INPUTS, TAKE_ARRAYS))
 def test_inputs_that_are_no_images(vae, call, case):
     x, words = BAD_INPUTS[case]
     before = State(vae)
@@ -180,8 +182,9 @@ BAD_DATASETS = {
 }
 
 
-@pytest.mark.parametrize("call", ["fit", "evaluate", "predict", "validation"])
-@pytest.mark.parametrize("case", BAD_DATASETS)
+@pytest.mark.parametrize(
+    ("case", "call"), covering(BAD_DATASETS, ["fit", "evaluate", "predict", "validation"])
+)
 def test_datasets_that_cannot_be_right(vae, call, case):
     make, words = BAD_DATASETS[case]
     before = State(vae)
@@ -209,18 +212,52 @@ def unknown(shape):
     return tf.data.Dataset.from_generator(batches, output_signature=spec)
 
 
-@pytest.mark.parametrize("call", ["fit", "evaluate", "predict"])
-@pytest.mark.parametrize(
-    "shape", [None, (None, None, None, None), (None, 12, 12, None), (None, None, None, 1)]
-)
-def test_a_dataset_of_unknown_shape_works_or_names_the_remedy(call, shape):
+UNKNOWN = {
+    "rank": None,
+    "every size": (None, None, None, None),
+    "channels": (None, 12, 12, None),
+    "height and width": (None, None, None, 1),
+}
+
+
+@pytest.mark.parametrize(("what", "call"), covering(UNKNOWN, ["fit", "evaluate", "predict"]))
+def test_a_dataset_of_unknown_shape_works_or_names_the_remedy(vae, call, what):
     """A built model knows the sizes. A model that is not built must be told."""
-    call_with(build(), call, shape)
+    shape = UNKNOWN[what]
+    call_with(vae, call, shape)
     parts = keras.Sequential([L.Flatten(), L.Dense(6)]), table.decoder()
     fresh = VAE(*parts)
     if not fresh.built:
         fresh.compile("sgd", jit_compile=False)
         refused(lambda: call_with(fresh, call, shape), "ensure_shape")
+
+
+class Iterable:
+    """An iterable of batches that Keras does not know."""
+
+    def __len__(self):
+        return 3
+
+    def __iter__(self):
+        return iter([(UNIT[:8],)] * 3)
+
+
+OTHER_ITERABLES = {"a class": Iterable, "an iterator": lambda: iter(Iterable())}
+TAKE_BATCHES = {
+    "fit": lambda vae, x: vae.fit(x, verbose=0),
+    "validation": lambda vae, x: vae.fit(X, validation_data=x, verbose=0),
+    "evaluate": lambda vae, x: vae.evaluate(x, verbose=0),
+    "predict": lambda vae, x: vae.predict(x, verbose=0),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_ITERABLES)
+@pytest.mark.parametrize("call", TAKE_BATCHES)
+def test_iterables_that_keras_does_not_know(vae, call, kind):
+    """Keras refuses them, too. Ours is known before an epoch is trained."""
+    before = State(vae)
+    refused(lambda: TAKE_BATCHES[call](vae, OTHER_ITERABLES[kind]()), "generator")
+    before.assert_is(State(vae))
 
 
 def test_generators_that_cannot_be_right(vae):
@@ -255,18 +292,18 @@ WEIGHTED = {
 }
 
 
-@pytest.mark.parametrize("call", WEIGHTED)
-@pytest.mark.parametrize("case", BAD_WEIGHTS)
+@pytest.mark.parametrize(("case", "call"), covering(BAD_WEIGHTS, WEIGHTED))
 def test_weights_of_arrays_that_cannot_be_right(vae, call, case):
     before = State(vae)
     refused(lambda: WEIGHTED[call](vae, BAD_WEIGHTS[case]), "weight")
     before.assert_is(State(vae))
 
 
-@pytest.mark.parametrize("call", ["fit", "evaluate"])
-@pytest.mark.parametrize("form", ["dataset", "generator"])
+IN_BATCHES = [case for case in BAD_WEIGHTS if case not in ("one for two", "a number")]
+
+
 @pytest.mark.parametrize(
-    "case", [case for case in BAD_WEIGHTS if case not in ("one for two", "a number")]
+    ("case", "call", "form"), covering(IN_BATCHES, ["fit", "evaluate"], ["dataset", "generator"])
 )
 def test_weights_in_batches_that_cannot_be_right(vae, call, form, case):
     weights = BAD_WEIGHTS[case]
@@ -453,8 +490,7 @@ STRUCTURE = {
 
 
 @pytest.mark.parametrize("name", STRUCTURE)
-def test_a_part_that_is_set_after_the_build_is_refused_or_acts(name):
-    vae = build()
+def test_a_part_that_is_set_after_the_build_is_refused(vae, name):
     refused(lambda: setattr(vae, name, STRUCTURE[name]()), name, kinds=(ValueError, AttributeError))
     vae.fit(X, batch_size=8, verbose=0)
 
@@ -463,8 +499,7 @@ def test_a_part_that_is_set_after_the_build_is_refused_or_acts(name):
     ("name", "value"),
     [("objective", "elbo"), ("objective", IWAE), ("binarization", "maybe"), ("seed", -1)],
 )
-def test_a_setting_that_cannot_be_right(name, value):
-    vae = build()
+def test_a_setting_that_cannot_be_right(vae, name, value):
     refused(lambda: setattr(vae, name, value), name)
     vae.fit(X, batch_size=8, verbose=0)
 

@@ -1,8 +1,9 @@
 """Two devices under a strategy give what one device gives: weights, logs, steps, hooks.
 
 A new case is one entry of `CASES` in `strategy_process.py`. Each must end as on one device. A
-combination that a strategy cannot hold for is refused in one sentence, which is an entry of
-`REFUSED` with the words of that sentence.
+combination that no strategy supports is an entry of `REFUSED`, with the words of its sentence.
+Batch normalization is compared with Keras' layers in a plain loop under the same strategy, because
+each replica normalises its own rows.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conformance.strategy_process import CASES
+from tests.conformance.strategy_process import CASES, REFUSED
 
 ROOT = Path(__file__).resolve().parents[2]
-FAST = ("arrays", "dataset")
+FAST = ("arrays", "dataset", "batch-norm")
 TOLERANCE = {"mixed": 5e-2}
 
 
@@ -39,7 +40,7 @@ def fast(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory):
-    names = [name for name in CASES if name not in FAST]
+    names = [name for name in (*CASES, *REFUSED) if name not in FAST]
     return found(tmp_path_factory.mktemp("slow") / "found.npz", names)
 
 
@@ -59,12 +60,27 @@ def assert_same(results, case: str) -> None:
         np.testing.assert_allclose(two[name], one[name], **close)
 
 
-@pytest.mark.parametrize("case", FAST)
+@pytest.mark.parametrize("case", [name for name in FAST if name in CASES])
 def test_two_devices_give_what_one_gives(fast, case):
     assert_same(fast, case)
+
+
+def test_batch_normalization_is_what_keras_makes_of_it(fast):
+    want, got = fast["batch-norm", "1"], fast["batch-norm", "2"]
+    assert len(want) == 8 + 4  # those of the layer: gamma, beta, mean, variance
+    for name, value in want.items():
+        np.testing.assert_allclose(got[name], value, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [name for name in CASES if name not in FAST])
 def test_two_devices_give_what_one_gives_in_every_case(slow, case):
     assert_same(slow, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_no_strategy_supports_is_refused_in_one_sentence(slow, case):
+    said = str(slow["refused", "2"][case])
+    assert REFUSED[case][-1] in said
+    assert "\n" not in said

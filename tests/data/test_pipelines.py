@@ -93,6 +93,23 @@ def test_shares_of_all_replicas_are_the_global_batches(num, batch, replicas):
     np.testing.assert_array_equal(whole[1], stack.weights)
 
 
+@pytest.mark.parametrize(("num", "batch", "replicas"), [(12, 6, 2), (13, 6, 4), (7, 5, 3)])
+def test_shares_without_padding_hold_the_rows_of_the_batches(num, batch, replicas):
+    images, weights = np.arange(num, dtype=np.float32), np.ones(num, np.float32)
+    shares = pipelines.shares(
+        images, weights, batch, range(replicas), replicas, shuffle_seed=0, padded=False
+    )
+    steps, order = -(-num // batch), pipelines.epoch_order(num, 0, 0).numpy()
+    found = list(shares.take(steps * replicas).as_numpy_iterator())
+    np.testing.assert_array_equal(np.concatenate([share.examples for share in found]), order)
+    for step in range(steps):
+        held = found[step * replicas : (step + 1) * replicas]
+        rows = sum(len(share.examples) for share in held)
+        for share in held:
+            assert share.fraction == pytest.approx(len(share.examples) / rows)
+            assert share.total_weight == rows
+
+
 def test_shares_never_end():
     images, weights = np.zeros((4, 1, 1, 1), np.float32), np.ones(4, np.float32)
     shares = pipelines.shares(images, weights, 2, range(1), 1)

@@ -169,7 +169,6 @@ def test_a_fresh_process_without_this_package_gives_the_same_bits(preset, preset
     assert found["cases"] == 3 * (len(SIGNATURES) + 1)
     assert found["wrong"] == []
     assert found["ours"] == []
-    assert found["seconds"] < 2
 
 
 # ------------------------------------------------------------------------------- what is refused

@@ -54,14 +54,6 @@ def strategy():
     return tf.distribute.MirroredStrategy(["CPU:0"], tf.distribute.ReductionToOneDevice())
 
 
-def test_a_network_with_state_is_refused(strategy, digits):
-    normalise = [keras.layers.Flatten(), keras.layers.BatchNormalization(), keras.layers.Dense(6)]
-    with strategy.scope():
-        vae = small_vae(encoder=keras.Sequential(normalise))
-    with pytest.raises(checks.InputError, match=r"not keep state .* Received: .*moving_mean"):
-        vae.fit(digits, verbose=0)
-
-
 def test_several_batches_a_call_are_refused(strategy):
     with strategy.scope():
         vae = small_vae()

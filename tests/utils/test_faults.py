@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import small_vae
+from tests.conftest import covering, small_vae
 from tests.test_architecture import MODULES
 from vae_keras import VAE, export
 from vae_keras.cli.main import main
@@ -46,26 +46,6 @@ SOFT, HARD = resource.getrlimit(resource.RLIMIT_FSIZE)
 HALF = 100  # bytes, fewer than any file that is written here
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-
-
-def product(places, faults):
-    """Returns every place with every fault as parameters; all but a few of them are slow.
-
-    The fast ones use each place and each fault at least once.
-    """
-    places, faults = list(places), list(faults)
-    count = max(len(places), len(faults))
-    fast = {(index % len(places), index % len(faults)) for index in range(count)}
-    return [
-        pytest.param(
-            place,
-            fault,
-            marks=() if (row, column) in fast else pytest.mark.slow,
-            id=f"{place if isinstance(place, str) else place[0]}-{fault}",
-        )
-        for row, place in enumerate(places)
-        for column, fault in enumerate(faults)
-    ]
 
 
 class Disk:
@@ -259,7 +239,7 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize(("command", "fault"), product(COMMANDS, FAULTS))
+@pytest.mark.parametrize(("command", "fault"), covering(COMMANDS, FAULTS))
 def test_the_file_of_a_command(tmp_path, disk, command, fault, capsys, monkeypatch):
     name, arguments = command
     monkeypatch.chdir(tmp_path)
@@ -299,23 +279,22 @@ def strike_in(module, function, disk, monkeypatch):
     monkeypatch.setattr(module, function, struck)
 
 
-@pytest.mark.parametrize(
-    ("fault", "module", "function"),
-    [
-        ("half", saved_model, "_write_saved_model"),
-        ("half", saved_model.warmup, "write"),
-        ("failing", saved_model, "_publish"),
-    ],
+EXPORTS = (
+    ("_write_saved_model", saved_model, "half"),
+    ("write", saved_model.warmup, "half"),
+    ("_publish", saved_model, "failing"),
 )
-def test_a_version_that_is_served_stays(served, disk, monkeypatch, fault, module, function):
+
+
+@pytest.mark.parametrize(("place", "version"), covering(EXPORTS, [1, 2]))
+def test_a_version_that_is_served_stays(served, disk, monkeypatch, place, version):
     """TensorFlow writes these files itself, under names that it chooses."""
-    vae, folder, before = served
+    (function, module, fault), (vae, folder, before) = place, served
     strike_in(module, function, disk, monkeypatch)
-    for version in (1, 2):
-        with disk.fails(fault, "none"), pytest.raises(OSError, match=FAULTS[fault]):
-            export.export_saved_model(vae, folder, version, overwrite=True)
-        assert content(folder) == before
-        assert [path.name for path in folder.iterdir()] == ["1"]
+    with disk.fails(fault, "none"), pytest.raises(OSError, match=FAULTS[fault]):
+        export.export_saved_model(vae, folder, version, overwrite=True)
+    assert content(folder) == before
+    assert [path.name for path in folder.iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -369,7 +348,7 @@ def test_a_version_that_could_not_be_replaced_is_put_back(served, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("format", "fault"), product(["litert", "onnx"], ["half", "full", "refusing", "failing"])
+    ("format", "fault"), covering(["litert", "onnx"], ["half", "full", "refusing", "failing"])
 )
 def test_parts_in_other_formats(tmp_path, disk, fault, format):
     suffix = "onnx" if format == "onnx" else "tflite"
@@ -436,7 +415,7 @@ def finished(tmp_path, monkeypatch, mnist):
 PUBLISHED = ("model.keras", "golden.npz", "elbo.png", "samples.png", "metrics.json", "README.md")
 
 
-@pytest.mark.parametrize(("name", "fault"), product(PUBLISHED, WRITING))
+@pytest.mark.parametrize(("name", "fault"), covering(PUBLISHED, WRITING))
 def test_publishing(finished, disk, name, fault):
     run, target = finished
     before = content(target)
@@ -460,7 +439,7 @@ def test_publishing_goes_on_after_a_fault(finished, disk):
     assert set(made["evaluated"]) == {"commit", "versions", "hardware", "data_sha256"}
 
 
-@pytest.mark.parametrize(("place", "fault"), product(["zoo/mlp_mnist", "zoo", ""], FAULTS))
+@pytest.mark.parametrize(("place", "fault"), covering(["zoo/mlp_mnist", "zoo", ""], FAULTS))
 def test_rendering(finished, tmp_path, disk, fault, place, capsys):
     path = tmp_path / place / "README.md"
     path.write_text("old" * HALF)

@@ -121,7 +121,7 @@ def test_a_preset_without_weights_is_not_listed(copy):
 
 def test_a_preset_without_weights_says_how_to_train_it(copy):
     (copy / "model.keras").unlink()
-    with pytest.raises(checks.InputError, match=r"python -m vae_keras train --preset mlp_mnist"):
+    with pytest.raises(checks.InputError, match=r"vae-keras train --preset mlp_mnist"):
         VAE.from_preset("mlp_mnist")
 
 

@@ -30,14 +30,13 @@ class Stack(NamedTuple):
 class Share(NamedTuple):
     """The rows of a global batch that one replica takes.
 
-    Missing rows are padded with rows of weight 0.
-
     Attributes:
         examples: [rows, ...].
         weights: float32 [rows].
         row: int32 scalar, the place of the first row in the global batch.
         batch: int32 scalar, the number of rows of the global batch.
         total_weight: float32 scalar, the sum of weights of the global batch.
+        fraction: float32 scalar, the part of the global batch's rows that the share holds.
     """
 
     examples: tf.Tensor
@@ -45,6 +44,7 @@ class Share(NamedTuple):
     row: tf.Tensor
     batch: tf.Tensor
     total_weight: tf.Tensor
+    fraction: tf.Tensor
 
 
 def batches(
@@ -124,6 +124,7 @@ def shares(
     num_replicas: int,
     shuffle_seed: int | None = None,
     first_epoch: tf.Variable | int = 0,
+    padded: bool = True,
 ) -> tf.data.Dataset:
     """Makes the `Share`s that some of the replicas take of every global batch.
 
@@ -134,6 +135,8 @@ def shares(
         batch_size: rows of a global batch. A replica takes ceil(batch_size / num_replicas) rows.
         replicas: the replicas to read for. Their shares follow one another.
         num_replicas: number of replicas of all workers.
+        padded: whether missing rows are padded with rows of weight 0, so that all shares have
+            one shape. Otherwise a share may hold fewer rows, or no row. Default True.
 
     Returns:
         An endless `tf.data.Dataset` of `Share`, ceil(N / batch_size) * len(replicas) in a pass.
@@ -148,11 +151,15 @@ def shares(
         def share(index: tf.Tensor) -> Share:
             batch = order[index // here * batch_size :][:batch_size]
             row = (replicas.start + index % here) * rows
-            held, weight, _ = gather(batch[row : row + rows])
-            held = tf.ensure_shape(held, (rows, *examples.shape[1:]))
-            weight = tf.ensure_shape(weight, (rows,))
+            held, weight, count = gather(batch[row : row + rows])
+            fraction = tf.constant(1.0 / num_replicas)
+            if not padded:
+                held, weight = held[:count], weight[:count]
+                fraction = tf.cast(count / tf.size(batch), tf.float32)
+            held = tf.ensure_shape(held, (rows if padded else None, *examples.shape[1:]))
+            weight = tf.ensure_shape(weight, (rows if padded else None,))
             total = tf.reduce_sum(weight_of(batch))
-            return Share(held, weight, row, tf.constant(batch_size), total)
+            return Share(held, weight, row, tf.constant(batch_size), total, fraction)
 
         count = -(-num // batch_size) * here
         indices = tf.data.Dataset.range(count, output_type=tf.int32)

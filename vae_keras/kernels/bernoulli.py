@@ -21,6 +21,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from vae_keras.kernels import gradients
+
 _Elementwise = Callable[[tf.Tensor], tf.Tensor]
 _PixelTerms = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 _Gradients = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -118,7 +120,7 @@ def _log_prob(
         shape = tf.broadcast_dynamic_shape(tf.shape(x), tf.shape(logits))
         x, logits = tf.broadcast_to(x, shape), tf.broadcast_to(logits, shape)
 
-    @tf.custom_gradient
+    @gradients.custom_gradient
     def log_prob(x: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, _Gradients]:
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             each = upstream[..., tf.newaxis]

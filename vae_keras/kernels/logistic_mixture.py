@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from vae_keras.kernels import gradients
+
 LEVELS = 256
 """The values of a pixel: 0, 1, ..., 255."""
 
@@ -110,7 +112,7 @@ def log_prob(levels: tf.Tensor, parameters: tf.Tensor, channels: int, components
     pixels = tf.transpose(levels)[:, tf.newaxis] * _STEP - 1.0  # [C, 1, R]
     is_black, is_white = pixels < 0.5 * _STEP - 1.0, pixels > 1.0 - 0.5 * _STEP
 
-    @tf.custom_gradient
+    @gradients.custom_gradient
     def summed(parameters: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         logits, locs, log_scales, coefficients = mixture(parameters, channels, components)
         which = [(c, earlier) for c in range(channels) for earlier in range(c)]

@@ -118,10 +118,17 @@ def one_by_one(
     for callback in callbacks:
         if hook := _batch_hook(callback):
             return f"{type(callback).__name__} has {hook}"
-    for part in model.parts:
-        if name := _unknown(part):
-            return f"{name} may look at other rows of the batch or keep state"
+    if name := not_rowwise(model):
+        return f"{name} may look at other rows of the batch or keep state"
     return None
+
+
+def not_rowwise(model: Any) -> str | None:
+    """Returns the first layer that may look at other rows or keep state, or None.
+
+    Rows that only pad a batch must not reach such a layer.
+    """
+    return next((name for part in model.parts if (name := _unknown(part))), None)
 
 
 def overridden_step(model: Any, *names: str) -> str | None:

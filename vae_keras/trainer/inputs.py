@@ -107,6 +107,7 @@ class Arrays:
         strategy: tf.distribute.Strategy | None,
         stack_size: int,
         labelled: bool,
+        padded: bool,
         shuffle_seed: int | None = None,
         epoch: tf.Variable | int = 0,
     ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
@@ -116,6 +117,7 @@ class Arrays:
             strategy: strategy whose replicas share the batches, or None.
             stack_size: batches of a compiled call; 1 for batches in Keras' own form.
             labelled: whether batches carry the labels.
+            padded: whether rows of weight 0 may complete a replica's part of a batch.
             shuffle_seed: seed of the order, or None for the order of the data. Default None.
             epoch: number of the first pass. Default 0.
         """
@@ -129,7 +131,7 @@ class Arrays:
             weights = np.ones(len(self), np.float32)
         if strategy is not None:
             return replicas.dataset(
-                strategy, self.examples, weights, self.batch_size, shuffle_seed, epoch
+                strategy, self.examples, weights, self.batch_size, shuffle_seed, epoch, padded
             )
         return pipelines.stacks(
             self.examples, weights, self.batch_size, stack_size, shuffle_seed, epoch
@@ -207,7 +209,7 @@ def check_pipeline(
     steps: int | None,
     arguments_of_arrays: dict[str, bool],
 ) -> None:
-    """Refuses a dataset that has no end or no batch, and arguments that only arrays take.
+    """Refuses a dataset without an end or a batch, other iterables, and arguments of arrays.
 
     Args:
         dataset: what `fit` and its like were given.
@@ -224,6 +226,12 @@ def check_pipeline(
                 f"{name} is supported for arrays only. Received: {name} beside a "
                 f"{type(dataset).__name__}. Batch, weigh or divide the dataset instead."
             )
+    if not _is_known_to_keras(dataset):
+        raise checks.InputError(
+            "Batches must come from a tf.data.Dataset, a keras.utils.PyDataset, a generator or a "
+            f"torch DataLoader. Received: a {type(dataset).__name__}. Pass a generator, such as "
+            "(batch for batch in x)."
+        )
     if not isinstance(dataset, tf.data.Dataset):
         return
     cardinality = int(dataset.cardinality())
@@ -234,6 +242,16 @@ def check_pipeline(
         )
     if cardinality == 0:
         raise no_batch()
+
+
+def _is_known_to_keras(dataset: Any) -> bool:
+    kinds = (tf.data.Dataset, tf.distribute.DistributedDataset, keras.utils.PyDataset)
+    if isinstance(dataset, (*kinds, GeneratorType)):
+        return True
+    # Keras knows the loaders of libraries that need not be installed by the names of their classes.
+    return any(
+        parent.__module__.startswith(("torch.", "grain.")) for parent in type(dataset).__mro__
+    )
 
 
 def batches_of(dataset: Any) -> Any:

@@ -21,9 +21,9 @@ import numpy as np
 import tensorflow as tf
 
 from vae_keras.data import pipelines
-from vae_keras.trainer import step
+from vae_keras.trainer import graph_checks, step
 from vae_keras.trainer.fast_path import state_variables
-from vae_keras.utils import checks
+from vae_keras.utils import checks, graphs
 from vae_keras.utils.rows import Array
 
 
@@ -48,6 +48,7 @@ def dataset(
     batch_size: int,
     shuffle_seed: int | None,
     first_epoch: tf.Variable | int,
+    padded: bool,
 ) -> tf.distribute.DistributedDataset:
     """Makes endless passes over arrays and gives each replica its rows of every global batch.
 
@@ -57,6 +58,7 @@ def dataset(
         strategy: strategy whose replicas share the batches.
         examples, weights, shuffle_seed, first_epoch: as in `pipelines.stacks`.
         batch_size: rows of the global batch.
+        padded: as in `pipelines.shares`.
 
     Returns:
         A dataset that `keras.Model.fit` takes.
@@ -68,7 +70,7 @@ def dataset(
         mine = range(first, first + here)
         count = context.num_replicas_in_sync
         return pipelines.shares(
-            examples, weights, batch_size, mine, count, shuffle_seed, first_epoch
+            examples, weights, batch_size, mine, count, shuffle_seed, first_epoch, padded
         )
 
     return strategy.distribute_datasets_from_function(shares)
@@ -85,6 +87,9 @@ def message_bytes(model: Any) -> int:
 def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Tensor]]:
     """Makes the function that Keras calls for each global batch.
 
+    Networks that keep state, such as moving statistics, run as in Keras: each replica normalises
+    its own rows, and the replicas' new statistics are averaged.
+
     Args:
         model: a built and compiled `Trainer` that was made under a strategy.
         training: whether the optimizer takes steps.
@@ -93,15 +98,21 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
         A function from an iterator to the logs.
 
     Raises:
-        checks.InputError: for networks that carry state from batch to batch.
+        checks.InputError: for an optimizer or a compilation that no strategy supports.
     """
-    _check_stateless(model)
+    state = state_variables(model) if training else []
+    _check_supported(model, state)
     if training:
         # Keras would add the gradients of the replicas once more, and clip them before.
-        model.optimizer._all_reduce_sum_gradients = lambda pairs: pairs
+        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        optimizer._all_reduce_sum_gradients = lambda pairs: pairs
 
     def sums_and_gradient(
-        examples: tf.Tensor, weights: tf.Tensor, total_weight: tf.Tensor, draws: Any
+        examples: tf.Tensor,
+        weights: tf.Tensor,
+        total_weight: tf.Tensor,
+        fraction: tf.Tensor,
+        draws: Any,
     ) -> tf.Tensor:
         """A replica's values, weight and gradient, in one vector."""
         sums, gradients = step.sums_and_gradients(
@@ -111,51 +122,73 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
             draws,
             training,
             total_weight=total_weight,
-            num_replicas=model.strategy.num_replicas_in_sync,
+            fraction=fraction,
         )
         flat = [
             tf.reshape(tf.zeros(variable.shape) if gradient is None else gradient, [-1])
             for gradient, variable in zip(gradients, model.trainable_variables, strict=False)
         ]
-        return tf.concat([sums.values, [sums.weight], *flat], axis=0)
+        mine = tf.concat([sums.values, [sums.weight], *flat], axis=0)
+        if examples.shape[0] is None:  # the mean of a layer's own loss over no row is NaN
+            mine = tf.where(tf.shape(examples)[0] > 0, mine, tf.zeros_like(mine))
+        return mine
 
     kernel = sums_and_gradient
-    if not model.run_eagerly:
-        kernel = tf.function(sums_and_gradient, jit_compile=model.uses_xla, autograph=False)
-    num_values = len(model.term_names) + 1 + len(model.setting_names)
+    # The replicas meet where a layer assigns its state, which they cannot do inside a kernel.
+    if not model.run_eagerly and not state:
+        kernel = graphs.compiled(sums_and_gradient, jit_compile=model.uses_xla)
+    num_values = len(model.metrics_of_steps)
 
     def replica(batch: Any, wants_stop: tf.Tensor, first_row: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """The sums and the gradient of the global batch, and its number of rows."""
         context = tf.distribute.get_replica_context()
         is_share = isinstance(batch, pipelines.Share)
         share = batch if is_share else _share(model, batch, context)
         rows, row = tf.shape(share.examples)[0], first_row + tf.cast(share.row, tf.int64)
+        examples = _with_rows_for_all(share.examples, state, context) if state else share.examples
         draws = model.draws(rows, model.train_counter if training else 0, row, training)
-        held = kernel(share.examples, share.weights, share.total_weight, draws)
+        held = kernel(examples, share.weights, share.total_weight, share.fraction, draws)
         mine = tf.concat([[wants_stop], held], axis=0)
         if training:
             mine = tf.ensure_shape(mine, [message_bytes(model) // 4])
         # This is the only message of a step.
-        total = context.all_reduce("sum", mine)
-        stops, values, weight, gradient = tf.split(total, [1, num_values, 1, -1])
+        stops, values, weight, gradient = tf.split(
+            context.all_reduce("sum", mine), [1, num_values, 1, -1]
+        )
+        return stops[0], values, weight[0], gradient, share.batch
+
+    def descend(values: tf.Tensor, weight: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
         gradients = _unflatten(gradient, model.trainable_variables) if training else []
-        with tf.control_dependencies([total]):  # a refused batch changes nothing
-            totals = step.descend(model, step.Sums(values, weight[0]), gradients, training)
-        return stops[0], totals, share.batch
+        return step.descend(model, step.Sums(values, weight), gradients, training)
 
     def global_step(iterator: Any, wants_stop: tf.Tensor) -> tuple[dict[str, Any], tf.Tensor]:
         strategy = model.strategy
+
+        def on_each(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
+            results = strategy.run(function, args=args)
+            local = strategy.experimental_local_results
+            # All replicas hold the same results.
+            return results, tf.nest.map_structure(lambda result: local(result)[0], results)
+
         with strategy.scope():
             first_row = tf.constant(0, tf.int64) if training else model.test_row
-            results = strategy.run(replica, args=(next(iterator), wants_stop, first_row))
-            # All replicas hold the same results.
-            stops, totals, rows = (strategy.experimental_local_results(r)[0] for r in results)
-            if not training:
+            held, (stops, _, weight, _, rows) = on_each(
+                replica, next(iterator), wants_stop, first_row
+            )
+
+            def take() -> tf.Tensor:
+                return on_each(descend, *held[1:4])[1]
+
+            if training:  # a batch without any weight takes no step
+                totals = tf.cond(weight > 0.0, take, lambda: tf.zeros(num_values + 2, tf.float64))
+            else:
+                totals = take()
                 model.advance_test_row(rows)
             model.track(totals)
             return model.get_metrics_result(), stops
 
     if not model.run_eagerly:
-        global_step = tf.function(global_step, autograph=False)
+        global_step = graphs.compiled(global_step)
 
     def function(iterator: Any) -> dict[str, tf.Tensor]:
         if not isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
@@ -191,15 +224,37 @@ def _share(model: Any, batch: Any, context: tf.distribute.ReplicaContext) -> pip
     rows = tf.one_hot(rank, count) * tf.cast(tf.shape(examples)[0], tf.float32)
     mine = tf.concat([rows, [tf.reduce_sum(weights)]], axis=0)
     *rows, total_weight = tf.unstack(context.all_reduce("sum", mine))
-    rows = tf.cast(tf.stack(rows), tf.int32)
+    rows = tf.stack(rows)
+    fraction = rows[rank] / tf.reduce_sum(rows)
+    rows = tf.cast(rows, tf.int32)
     first = tf.cumsum(rows, exclusive=True)[rank]
-    return pipelines.Share(examples, weights, first, tf.reduce_sum(rows), total_weight)
+    return pipelines.Share(examples, weights, first, tf.reduce_sum(rows), total_weight, fraction)
 
 
-def _check_stateless(model: Any) -> None:
-    state = state_variables(model)
-    if state:
+def _with_rows_for_all(
+    examples: tf.Tensor, state: list[keras.Variable], context: tf.distribute.ReplicaContext
+) -> tf.Tensor:
+    """Returns the examples once it is known that each replica holds one; no mean is then NaN."""
+    empty = context.all_reduce("sum", tf.cast(tf.shape(examples)[0] == 0, tf.float32))
+    return graph_checks.guard(
+        examples,
+        tf.equal(empty, 0.0),
+        f"{state[0].path} under a strategy needs a row for each of "
+        f"{context.num_replicas_in_sync} replicas in every batch. Received: a smaller batch. "
+        "Drop the last batch, or pass another batch_size.",
+    )
+
+
+def _check_supported(model: Any, state: list[keras.Variable]) -> None:
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if optimizer.gradient_accumulation_steps:
         raise checks.InputError(
-            "Networks under a strategy must not keep state from batch to batch. "
-            f"Received: {state[0].path}. Remove that layer, or train without a strategy."
+            "Keras accumulates no gradients under a strategy. Received: "
+            f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps}. "
+            "Leave it out, and pass a larger batch_size."
+        )
+    if state and model.get_compile_config()["jit_compile"] is True:
+        raise checks.InputError(
+            "jit_compile=True under a strategy needs networks that keep no state. "
+            f"Received: {state[0].path}. Pass jit_compile='auto' to compile()."
         )

@@ -6,7 +6,8 @@ the sums and the gradients of all replicas are added. The optimizer then applies
     loss = -sum_i w_i objective_i / sum_i w_i + sum of the layers' own losses
 
 The first sum goes over the rows of the replica, the second one over the rows of the whole batch,
-so the replicas' losses add up to the loss of the whole batch.
+so the replicas' losses add up to the loss of the whole batch. The layers' own losses are weighed
+by the part of the rows that the replica holds.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def sums_and_gradients(
     draws: Any,
     training: bool,
     total_weight: tf.Tensor | None = None,
-    num_replicas: int = 1,
+    fraction: float | tf.Tensor = 1.0,
 ) -> tuple[Sums, list[tf.Tensor | None]]:
     """Computes a batch's weighted sums and, in training, the gradients of its loss.
 
@@ -66,7 +67,8 @@ def sums_and_gradients(
         draws: random numbers of the rows, from `Trainer.draws`.
         training: whether gradients are computed.
         total_weight: sum of the weights of the whole batch. Default: that of `weights`.
-        num_replicas: number of replicas that share the batch. Default 1.
+        fraction: part of the rows of the whole batch. It weighs the layers' own losses, which
+            are means over rows as a rule. Default 1.0.
 
     Returns:
         `Sums`, and the gradients with respect to the trainable variables, which an optimizer's
@@ -81,7 +83,7 @@ def sums_and_gradients(
         loss = -tf.math.divide_no_nan(tf.reduce_sum(weights * bound.objective), total)
         own_losses = model.losses
         if own_losses:
-            loss += tf.add_n([tf.cast(own, loss.dtype) for own in own_losses]) / num_replicas
+            loss += tf.add_n([tf.cast(own, loss.dtype) for own in own_losses]) * fraction
         scaled = optimizer.scale_loss(loss) if training else loss
     gradients = tape.gradient(scaled, model.trainable_variables) if training else []
     terms = [tf.reduce_sum(weights * tf.stop_gradient(term)) for term in bound.terms]

@@ -13,7 +13,7 @@ import tensorflow as tf
 from vae_keras.data.pipelines import Stack
 from vae_keras.trainer import fast_path, graph_checks, nonfinite, replicas, step
 from vae_keras.trainer.step import Bound
-from vae_keras.utils import checks
+from vae_keras.utils import checks, graphs
 
 
 class StepModel(keras.Model):
@@ -303,8 +303,7 @@ class StepModel(keras.Model):
         if name not in self._kernels:
             function = functools.partial(getattr(step, name), self)
             if not self.run_eagerly:
-                # AutoGraph would read everything that a step calls, and find nothing to convert.
-                function = tf.function(function, jit_compile=self.uses_xla, autograph=False)
+                function = graphs.compiled(function, jit_compile=self.uses_xla)
             self._kernels[name] = function
         return self._kernels[name]
 
@@ -403,7 +402,7 @@ class StepModel(keras.Model):
             return stack_step(next(iterator))
 
         if not self.run_eagerly:
-            per_stack = tf.function(per_stack, autograph=False)
+            per_stack = graphs.compiled(per_stack)
 
         def call(iterator: Any) -> Any:
             is_stacked = isinstance(getattr(iterator, "element_spec", None), Stack)

@@ -380,6 +380,7 @@ class Trainer(StepModel):
             strategy=self.strategy,
             stack_size=stack_size,
             labelled=fast_path.overridden_step(self, "train_step", "test_step") is not None,
+            padded=fast_path.not_rowwise(self) is None,
             shuffle_seed=self.seed if shuffle else None,
             epoch=self._epoch if training else 0,
         )

@@ -49,7 +49,7 @@ def load(path: str | os.PathLike[str]) -> keras.Model:
     path = Path(path)
     if path.suffix != ".keras" or not path.is_file():
         raise checks.InputError(
-            f"a model must be a .keras file. Received: {path}. Train one: python train.py"
+            f"a model must be a .keras file. Received: {path}. Train one: vae-keras train"
         )
     try:
         with zipfile.ZipFile(path) as archive:

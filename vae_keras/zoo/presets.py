@@ -276,7 +276,7 @@ def weights(name: str) -> Path:
     if not path.exists():
         raise checks.InputError(
             f"a preset can be loaded after it was trained. Received: {name}, which has a recipe "
-            f"but no weights. Train it: python -m vae_keras train --preset {name}"
+            f"but no weights. Train it: vae-keras train --preset {name}"
         )
     try:
         expected = str(load_metrics(name)["provenance"]["weights_sha256"])
