@@ -107,7 +107,7 @@ class Arrays:
         strategy: tf.distribute.Strategy | None,
         stack_size: int,
         labelled: bool,
-        padded: bool,
+        padded: bool = False,
         shuffle_seed: int | None = None,
         epoch: tf.Variable | int = 0,
     ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
@@ -117,7 +117,8 @@ class Arrays:
             strategy: strategy whose replicas share the batches, or None.
             stack_size: batches of a compiled call; 1 for batches in Keras' own form.
             labelled: whether batches carry the labels.
-            padded: whether rows of weight 0 may complete a replica's part of a batch.
+            padded: whether rows of weight 0 may complete a replica's part of a batch. Default
+                False.
             shuffle_seed: seed of the order, or None for the order of the data. Default None.
             epoch: number of the first pass. Default 0.
         """

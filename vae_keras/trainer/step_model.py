@@ -301,7 +301,7 @@ class StepModel(keras.Model):
     def _kernel(self, name: str) -> Callable[..., tf.Tensor]:
         """A function of `step` for this model, compiled unless the model runs eagerly."""
         if name not in self._kernels:
-            function = functools.partial(getattr(step, name), self)
+            function: Callable[..., tf.Tensor] = functools.partial(getattr(step, name), self)
             if not self.run_eagerly:
                 function = graphs.compiled(function, jit_compile=self.uses_xla)
             self._kernels[name] = function
