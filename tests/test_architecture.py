@@ -101,7 +101,7 @@ RESERVED = {
 THEIR_PRIVATE = {
     "kernels.gradients": {"_registry"},
     "trainer.fast_path": {"_flatten_layers", "_non_trainable_variables", "_seed_generators"},
-    "trainer.replicas": {"_all_reduce_sum_gradients"},
+    "trainer.step_model": {"_all_reduce_sum_gradients"},
 }
 LONGEST_CLASS = 400
 

@@ -344,7 +344,7 @@ class _TorchTensor:
     """What Keras asks of a tensor of torch."""
 
     def __init__(self, values):
-        self.values = values
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
 
     def cpu(self):
         return self.values
@@ -437,8 +437,8 @@ def test_one_batch_of_weights_0_among_others_moves_nothing(way):
 class BatchELBO(ELBO):
     """An objective that looks at all rows of a batch, as a total-correlation term does."""
 
-    def __call__(self, x, posterior, prior, decode, noise, step=None):
-        objective, terms = super().__call__(x, posterior, prior, decode, noise, step)
+    def __call__(self, x, infer, noise, step=None):
+        objective, terms = super().__call__(x, infer, noise, step)
         return objective - 0.1 * (terms.kl - tf.reduce_mean(terms.kl)) ** 2, terms
 
 
@@ -686,8 +686,8 @@ class ListedELBO(ELBO):
         super().__init__(**more)
         self.factors = [1.0]
 
-    def __call__(self, x, posterior, prior, decode, noise, step=None):
-        objective, terms = super().__call__(x, posterior, prior, decode, noise, step)
+    def __call__(self, x, infer, noise, step=None):
+        objective, terms = super().__call__(x, infer, noise, step)
         return objective - self.factors[0] * terms.kl, terms
 
 

@@ -43,8 +43,8 @@ class Poisoned(objectives.ELBO):
         super().__init__()
         self.place, self.value = place, value
 
-    def __call__(self, x, posterior, prior, decode, noise, step=None):
-        _, (elbo, log_likelihood, kl) = super().__call__(x, posterior, prior, decode, noise)
+    def __call__(self, x, infer, noise, step=None):
+        _, (elbo, log_likelihood, kl) = super().__call__(x, infer, noise)
         bad = tf.equal(step, BAD_STEP)
         if self.place == "kl":
             kl = tf.where(bad, self.value, kl)

@@ -102,10 +102,6 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
     """
     state = state_variables(model) if training else []
     _check_supported(model, state)
-    if training:
-        # Keras would add the gradients of the replicas once more, and clip them before.
-        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-        optimizer._all_reduce_sum_gradients = lambda pairs: pairs
 
     def sums_and_gradient(
         examples: tf.Tensor,

@@ -166,8 +166,13 @@ class StepModel(keras.Model):
         self._kernels = {}
         # Keras' own jit_compile would pull the random numbers into the kernel, where they are
         # slow. The step has a kernel of its own.
+        made = _optimizer(optimizer, self.parts)
+        # The step adds the gradients of the replicas. Keras would add them once more, and clip them
+        # before. On one device, each call would also register a `tf.custom_gradient`, which keeps
+        # the graph of the step for the life of the process.
+        getattr(made, "inner_optimizer", made)._all_reduce_sum_gradients = _unchanged
         super().compile(
-            optimizer=_optimizer(optimizer, self.parts),
+            optimizer=made,
             jit_compile=False,
             run_eagerly=run_eagerly,
             steps_per_execution=1 if steps_per_execution == "auto" else steps_per_execution,
@@ -436,6 +441,10 @@ def _skip_first(model: StepModel, function: Callable[[Any], Any]) -> Callable[[A
             model.stack_start.assign(0)
 
     return skipping
+
+
+def _unchanged(gradients_and_variables: Any) -> Any:
+    return gradients_and_variables
 
 
 def _optimizer(optimizer: Any, parts: tuple[Any, ...]) -> keras.optimizers.Optimizer:
