@@ -415,7 +415,7 @@ def bits_per_nat(image_shape: Sequence[int]) -> float:
 
     Example:
         >>> uniform = 4 * 4 * 3 * np.log(256.0)  # nats of an image whose levels are equally likely
-        >>> round(uniform * bits_per_nat((4, 4, 3)), 6)
+        >>> round(float(uniform * bits_per_nat((4, 4, 3))), 6)
         8.0
 
     References:
