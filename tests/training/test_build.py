@@ -65,7 +65,8 @@ def test_networks_start_from_the_weights_of_the_named_preset(preset):
         (
             "encoder",
             presets.Part("os.system"),
-            "encoder must be one of: MLPEncoder, ConvEncoder. Received: 'os.system'.",
+            "encoder must be one of: MLPEncoder, ConvEncoder, TopDownEncoder. "
+            "Received: 'os.system'.",
         ),
         (
             "optimizer",
