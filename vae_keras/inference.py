@@ -77,7 +77,10 @@ def flat(
     """
 
     def infer(noise: tf.Tensor, path_weights: Callable[[], tf.Tensor] | None = None) -> Draw:
-        each = posterior if len(noise.shape) == 2 else posterior[:, tf.newaxis]
+        each = posterior
+        if len(noise.shape) == 3:  # batch shape [N, 1]
+            normal = posterior.distribution
+            each = diagonal_normal(normal.loc[:, tf.newaxis], normal.scale[:, tf.newaxis])
         z, density = reparameterize(each, noise), each
         if path_weights is not None:
             # The gradient of the bound weighs sample k by w_k. The encoder, to which z leads,

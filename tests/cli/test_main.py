@@ -15,7 +15,17 @@ from vae_keras.cli.main import main
 from vae_keras.zoo import presets
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-COMMANDS = ("train", "presets", "evaluate", "sample", "figures", "export", "publish", "render")
+COMMANDS = (
+    "train",
+    "presets",
+    "evaluate",
+    "sample",
+    "figures",
+    "export",
+    "publish",
+    "cache",
+    "render",
+)
 SCRIPT = Path(sysconfig.get_path("scripts")) / "vae-keras"
 SAMPLE = ("sample", "--preset", "mlp_mnist", "--count", "5")
 

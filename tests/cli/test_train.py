@@ -36,10 +36,11 @@ def test_every_flag_reaches_the_configuration(asked):
         "validation": 11,
         "binarization": "threshold",
         "strategy": "mirrored",
+        "group_by": "[a-z]+",
     }
-    switches = {"test": True, "overwrite": True}
+    switches = {"test": True, "overwrite": True, "skip_damaged": True}
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
-    arguments += [f"--{name}" for name in switches]
+    arguments += [f"--{name.replace('_', '-')}" for name in switches]
     assert main(["train", *arguments]) == 0
     assert asked == [TrainConfig(**flags, **switches)]
     fields = {field.name for field in dataclasses.fields(TrainConfig)}

@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_train(command: argparse.ArgumentParser) -> None:
+    command.usage = "%(prog)s [-h] [flags]"  # all flags are listed below
     add = command.add_argument
     add("--preset", default="mlp_mnist", metavar="NAME", help="a recipe (default: mlp_mnist)")
     add("--epochs", type=int, metavar="N", help="passes over the training images")
