@@ -15,6 +15,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import contextlib
+import gc
 import sys
 import tempfile
 import time
@@ -64,6 +65,8 @@ def main(arguments: list[str]) -> int:
     """
     import vae_keras  # noqa: F401  # what all groups import
 
+    # The collections of the groups then pass over the objects of the imports.
+    gc.freeze()
     begun, waiting, running, failed = time.monotonic(), groups(), {}, []
     with contextlib.ExitStack() as files:
         while waiting or running:

@@ -54,7 +54,9 @@ def test_datasets_train_with_the_noise_of_arrays(digits):
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5, 100])
+@pytest.mark.parametrize(
+    "steps", [5, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (1, 2, 100))]
+)
 def test_steps_per_execution_change_nothing(digits, steps):
     expected = fitted(digits)[0]
     vae = small_vae()

@@ -1,0 +1,88 @@
+"""What a model leaves in memory when it is deleted."""
+
+import ctypes
+import gc
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.conftest import small_vae
+from vae_keras import IWAE, VAE, evaluation
+
+MEGABYTE = 2**20
+
+
+def dataset(x):
+    return tf.data.Dataset.from_tensor_slices(x).batch(20)
+
+
+USES = {
+    "fit arrays": lambda vae, x: vae.fit(x, batch_size=20, validation_data=x, verbose=0),
+    "fit a dataset": lambda vae, x: vae.fit(dataset(x), verbose=0),
+    "evaluate": lambda vae, x: vae.evaluate(x, verbose=0),
+    "predict": lambda vae, x: vae.predict(x, verbose=0),
+    "encode": lambda vae, x: vae.encode(x),
+    "elbo": lambda vae, x: vae.elbo(x),
+    "sample": lambda vae, _: vae.sample(3),
+    "estimate the likelihood": lambda vae, x: evaluation.estimate_log_likelihood(
+        vae, np.uint8(255) * (x[:5] > 99), 10
+    ),
+    "measure the ELBO": lambda vae, x: evaluation.evaluate_elbo(vae, x[:5], 2),
+}
+
+
+def graphs() -> dict[int, weakref.ref]:
+    gc.collect()
+    return {id(each): weakref.ref(each) for each in gc.get_objects() if is_graph(each)}
+
+
+def is_graph(each) -> bool:
+    try:
+        return isinstance(each, tf.Graph)
+    except Exception:  # a lazy module, which imports something when it is looked at
+        return False
+
+
+@pytest.mark.parametrize("objective", [None, IWAE(3, num_resampled=2)], ids=["ELBO", "IWAE"])
+@pytest.mark.parametrize("use", USES)
+def test_no_graph_outlives_its_model(digits, use, objective):
+    def used() -> None:
+        vae = small_vae(**({} if objective is None else {"objective": objective}))
+        USES[use](vae, digits)
+
+    used()  # what the process traces once for all models
+    before = graphs()
+    used()
+    left = [reference() for key, reference in graphs().items() if key not in before]
+    assert [graph.name for graph in left if graph is not None] == []
+
+
+def resident() -> float:
+    """The process's memory in MB, without what the C library holds for later."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    (line,) = (s for s in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in s)
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and calls the GNU C library")
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_trained_model_leaves_little_memory(jit_compile):
+    """The networks of `mlp_mnist`. XLA keeps what it compiled until the process ends."""
+    x = np.random.default_rng(0).integers(0, 256, (600, 28, 28, 1), dtype=np.uint8)
+
+    def used() -> None:
+        vae = VAE()
+        vae.compile(jit_compile=jit_compile)
+        vae.fit(x, batch_size=100, verbose=0)
+
+    for _ in range(3):
+        used()
+    before, count = resident(), 4
+    for _ in range(count):
+        used()
+    assert (resident() - before) / count < (30 if jit_compile else 10)
