@@ -49,8 +49,7 @@ def bits_per_dimension(images: Any, format: str) -> Estimate:
         if pixels.dtype != np.uint8:
             pixels = np.round(pixels * 255).astype(np.uint8)
         file = io.BytesIO()
-        Image.fromarray(pixels[0, ..., 0] if pixels.shape[-1] == 1 else pixels[0]).save(
-            file, **options
-        )
+        picture = Image.fromarray(pixels[0, ..., 0] if pixels.shape[-1] == 1 else pixels[0])
+        picture.save(file, **options)
         sizes.append((file.tell() - headers) * 8 / pixels.size)
     return Estimate.of(np.array(sizes))

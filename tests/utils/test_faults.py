@@ -456,6 +456,7 @@ def test_rendering(finished, tmp_path, disk, fault, place, capsys):
 # Every call of the package that can write a file, and what makes the write atomic. The test fails
 # for a new call until it goes through `files.atomic_write` or `files.staged` and is listed here.
 WRITERS = {
+    ("compression", "picture.save"),  # into memory
     ("data.cache", "np.savez"),  # atomic_write
     ("data.cache", "open"),  # staged, and the lock
     ("training.artifacts", "np.save"),  # atomic_write
@@ -469,6 +470,7 @@ WRITERS = {
     ("model", "super().save"),  # the user's own call of Keras' save
     ("report.figures", "figure.savefig"),  # atomic_write
     ("training.artifacts", "model.save"),  # staged
+    ("training.best", "np.savez"),  # atomic_write
     ("training.checkpoints", "model.save"),  # staged
     ("utils.files", "open"),  # to flush a staged file
     ("utils.files", "os.fdopen"),
