@@ -71,43 +71,52 @@ def images(shape, num: int = 20) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (num, *shape), dtype=np.uint8)
 
 
-@pytest.fixture(
-    params=[
-        ("mlp", ELBO(), GREY),
-        ("mlp", IWAE(4, num_resampled=2), COLOUR),
-        ("conv", ELBO(), COLOUR),
-        ("conv", IWAE(4), GREY),
-        ("mlp", IWAE(4, num_resampled=2), GREY, ContinuousBernoulli()),
-        ("conv", ELBO(2.0, warmup_steps=4), COLOUR, ContinuousBernoulli()),
-        ("conv", IWAE(4, num_resampled=1), GREY, None, flow),
-        ("top_down", ELBO(), COLOUR, ContinuousBernoulli()),
-        ("top_down", IWAE(4, num_resampled=1), GREY),
-        ("conv", ELBO(), COLOUR, MIXTURE),
-        ("mlp", IWAE(4, num_resampled=2), GREY, MIXTURE),
-        ("top_down", ELBO(), COLOUR, MIXTURE),
-    ],
-    ids=[
-        "mlp-elbo",
-        "mlp-iwae-colour",
-        "conv-elbo-colour",
-        "conv-iwae",
-        "mlp-iwae-continuous",
-        "conv-elbo-colour-continuous",
-        "conv-iwae-flow",
-        "top-down-elbo-colour-continuous",
-        "top-down-iwae",
-        "conv-elbo-colour-levels",
-        "mlp-iwae-levels",
-        "top-down-elbo-colour-levels",
-    ],
+MEMBERS = {
+    "mlp-elbo": ("mlp", ELBO(), GREY),
+    "mlp-iwae-colour": ("mlp", IWAE(4, num_resampled=2), COLOUR),
+    "conv-elbo-colour": ("conv", ELBO(), COLOUR),
+    "conv-iwae": ("conv", IWAE(4), GREY),
+    "mlp-iwae-continuous": ("mlp", IWAE(4, num_resampled=2), GREY, ContinuousBernoulli()),
+    "conv-elbo-colour-continuous": (
+        *("conv", ELBO(2.0, warmup_steps=4), COLOUR),
+        ContinuousBernoulli(),
+    ),
+    "conv-iwae-flow": ("conv", IWAE(4, num_resampled=1), GREY, None, flow),
+    "top-down-elbo-colour-continuous": ("top_down", ELBO(), COLOUR, ContinuousBernoulli()),
+    "top-down-iwae": ("top_down", IWAE(4, num_resampled=1), GREY),
+    "conv-elbo-colour-levels": ("conv", ELBO(), COLOUR, MIXTURE),
+    "mlp-iwae-levels": ("mlp", IWAE(4, num_resampled=2), GREY, MIXTURE),
+    "top-down-elbo-colour-levels": ("top_down", ELBO(), COLOUR, MIXTURE),
+}
+# Each member is in the fast suite once, and each test has one of each kind of network there.
+SAVED = ("mlp-elbo", "conv-elbo-colour", "conv-iwae-flow", "top-down-iwae")
+SERVED = ("mlp-iwae-colour", "conv-iwae", "mlp-iwae-levels", "top-down-elbo-colour-continuous")
+MEASURED = (
+    *("mlp-iwae-continuous", "conv-elbo-colour-continuous", "conv-elbo-colour-levels"),
+    "top-down-elbo-colour-levels",
 )
+
+
+def members(*fast: str):
+    """Parametrizes a test with all members; those that are not named are slow."""
+    every = [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in MEMBERS]
+    return pytest.mark.parametrize("trained", every, indirect=True)
+
+
+@pytest.fixture
 def trained(request) -> VAE:
-    """Each member after two epochs."""
-    vae = member(*request.param, jit_compile=False)
-    vae.fit(images(request.param[2]), batch_size=8, epochs=2, verbose=0)
+    """A member after two epochs."""
+    parts = MEMBERS[request.param]
+    vae = member(*parts, jit_compile=False)
+    vae.fit(images(parts[2]), batch_size=8, epochs=2, verbose=0)
     return vae
 
 
+def test_each_member_is_in_the_fast_suite():
+    assert {*SAVED, *SERVED, *MEASURED} == set(MEMBERS)
+
+
+@members(*SAVED)
 def test_a_saved_member_answers_alike_and_trains_on(trained, tmp_path):
     x = images(trained.image_shape)
     trained.save(tmp_path / "model.keras")
@@ -123,6 +132,7 @@ def test_a_saved_member_answers_alike_and_trains_on(trained, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@members(*SERVED)
 def test_every_signature_of_a_member_answers(trained, tmp_path):
     version = export.export_saved_model(trained, tmp_path)
     served = tf.saved_model.load(str(version)).signatures
@@ -137,6 +147,7 @@ def test_every_signature_of_a_member_answers(trained, tmp_path):
             assert np.all(found["log_marginal"] >= found["elbo"] - 5.0)
 
 
+@members(*MEASURED)
 def test_a_members_figures_are_in_order(trained):
     x = data.binarize(images(trained.image_shape), 0, trained.binarization)
     elbo = evaluation.evaluate_elbo(trained, x, 200).elbo.mean
@@ -146,19 +157,23 @@ def test_a_members_figures_are_in_order(trained):
     assert evaluated == pytest.approx(elbo, rel=0.05, abs=0.1)
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     "parts",
     [
-        ("mlp", ELBO(), GREY),
-        ("mlp", IWAE(4, num_resampled=2), GREY),
-        ("conv", IWAE(4), GREY),
-        ("top_down", IWAE(4, num_resampled=1), GREY),
-        ("mlp", IWAE(4), GREY, ContinuousBernoulli()),
-        ("mlp", ELBO(), GREY, MIXTURE),
-        ("mlp", ELBO(), GREY, None, flow),
-        ("mlp", IWAE(4, num_resampled=1), GREY, None, flow),
+        pytest.param(("mlp", ELBO(), GREY), id="mlp"),
+        pytest.param(("mlp", IWAE(4, num_resampled=2), GREY), id="resampled", marks=SLOW),
+        pytest.param(("conv", IWAE(4), GREY), id="conv", marks=SLOW),
+        pytest.param(("top_down", IWAE(4, num_resampled=1), GREY), id="top-down", marks=SLOW),
+        pytest.param(("mlp", IWAE(4), GREY, ContinuousBernoulli()), id="grey", marks=SLOW),
+        pytest.param(("mlp", ELBO(), GREY, MIXTURE), id="levels"),
+        pytest.param(("mlp", ELBO(), GREY, None, flow), id="flow", marks=SLOW),
+        pytest.param(
+            ("mlp", IWAE(4, num_resampled=1), GREY, None, flow), id="flow-resampled", marks=SLOW
+        ),
     ],
-    ids=["mlp", "resampled", "conv", "top-down", "grey", "levels", "flow", "flow-resampled"],
 )
 def test_xla_changes_nothing_but_rounding(parts):
     def logs(jit_compile: bool) -> dict[str, list[float]]:
@@ -174,13 +189,13 @@ def test_xla_changes_nothing_but_rounding(parts):
     "parts",
     [
         ("mlp", ELBO(), GREY),
-        ("mlp", IWAE(4), GREY, ContinuousBernoulli()),
-        ("mlp", IWAE(4, num_resampled=2), GREY, None, flow),
+        pytest.param(("mlp", IWAE(4), GREY, ContinuousBernoulli()), marks=SLOW),
+        pytest.param(("mlp", IWAE(4, num_resampled=2), GREY, None, flow), marks=SLOW),
         ("conv", ELBO(), GREY, None, flow),
-        ("conv", IWAE(4), GREY),
+        pytest.param(("conv", IWAE(4), GREY), marks=SLOW),
         ("conv", ELBO(), GREY, MIXTURE),
-        ("conv", IWAE(4, num_resampled=2), GREY, ContinuousBernoulli()),
-        ("top_down", ELBO(), GREY, ContinuousBernoulli()),
+        pytest.param(("conv", IWAE(4, num_resampled=2), GREY, ContinuousBernoulli()), marks=SLOW),
+        pytest.param(("top_down", ELBO(), GREY, ContinuousBernoulli()), marks=SLOW),
         ("top_down", IWAE(4, num_resampled=2), GREY),
     ],
     ids=lambda parts: "-".join(

@@ -258,7 +258,8 @@ class Trainer(StepModel):
         is_array = isinstance(data, inputs.Arrays) and data.in_memory
         if isinstance(data, inputs.Arrays) and not is_array:
             data = data.dataset(strategy=None, stack_size=1, labelled=False)
-        with graph_checks.as_input_errors():
+        # A callback may predict while `fit` gives many batches to a call.
+        with graph_checks.as_input_errors(), self._executing(1):
             try:
                 return super().predict(
                     data.examples if is_array else data,
@@ -402,11 +403,17 @@ class Trainer(StepModel):
                 stack = data.stack_size() if wanted == "auto" else wanted
             else:
                 _LOG.debug("Batches run one by one: %s.", reason)
-        before = self.steps_per_execution
-        if wanted == "auto":
-            self.steps_per_execution = stack
-        try:
+        with self._executing(stack):
             yield stack
+
+    @contextlib.contextmanager
+    def _executing(self, steps: int) -> Iterator[None]:
+        """Sets how many batches Keras' loop gives to a call, unless the user has set it."""
+        before = self.steps_per_execution
+        if getattr(self, "_steps_per_execution", "auto") == "auto":
+            self.steps_per_execution = steps
+        try:
+            yield
         finally:
             self.steps_per_execution = before
 
