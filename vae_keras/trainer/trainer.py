@@ -259,7 +259,10 @@ class Trainer(StepModel):
         if isinstance(data, inputs.Arrays) and not is_array:
             data = data.dataset(strategy=None, stack_size=1, labelled=False)
         # A callback may predict while `fit` gives many batches to a call.
-        with graph_checks.as_input_errors(), self._executing(1):
+        with (
+            graph_checks.as_input_errors(),
+            _executing(self, 1, getattr(self, "_steps_per_execution", "auto")),
+        ):
             try:
                 return super().predict(
                     data.examples if is_array else data,
@@ -403,19 +406,8 @@ class Trainer(StepModel):
                 stack = data.stack_size() if wanted == "auto" else wanted
             else:
                 _LOG.debug("Batches run one by one: %s.", reason)
-        with self._executing(stack):
+        with _executing(self, stack, self._steps_per_execution):
             yield stack
-
-    @contextlib.contextmanager
-    def _executing(self, steps: int) -> Iterator[None]:
-        """Sets how many batches Keras' loop gives to a call, unless the user has set it."""
-        before = self.steps_per_execution
-        if getattr(self, "_steps_per_execution", "auto") == "auto":
-            self.steps_per_execution = steps
-        try:
-            yield
-        finally:
-            self.steps_per_execution = before
 
     def _measured(self, logs: Any) -> Any:
         """Returns the result of an evaluation that has seen an example."""
@@ -489,3 +481,15 @@ def _weight_error(received: str) -> checks.InputError:
         "sample_weight must hold one number for each example, at least one of them above 0. "
         f"Received: {received}. Weigh every example once."
     )
+
+
+@contextlib.contextmanager
+def _executing(model: Trainer, steps: int, wanted: int | str) -> Iterator[None]:
+    """Sets how many batches Keras' loop gives to a call, unless the user wants a number."""
+    before = model.steps_per_execution
+    if wanted == "auto":
+        model.steps_per_execution = steps
+    try:
+        yield
+    finally:
+        model.steps_per_execution = before
