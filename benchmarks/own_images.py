@@ -85,6 +85,9 @@ def table() -> str:
         return "Not measured yet."
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     lines = [
+        "The networks are those of `conv_mnist`, with `--binarization none`. The ELBO is in nats "
+        "per image of the validation images; those of a continuous Bernoulli are log-densities.",
+        "",
         "| set | size | validation ELBO of the first epoch | the middle | the last | best epoch |"
         " bits per dimension (PNG, WebP) | seconds a step | peak memory |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -493,15 +493,15 @@ def _drawn_posterior(model: VAE, images: Array) -> tuple[np.ndarray, np.ndarray]
     if not model.is_top_down:
         return model.encode(images)
 
-    @tf.function(autograph=False)
     def posterior(rows: tf.Tensor, identity: tf.Tensor) -> Any:
         draws = _keyed_noise(model.latent_dim, 0, identity, 1, 0)[:, 0]
         return model.encode_tensors(model.pixels(rows), draws)
 
+    compiled = graphs.compiled(posterior)
     starts = range(0, len(images), _KERNEL_ROWS)
     blocks = (np.asarray(images[start : start + _KERNEL_ROWS]) for start in starts)
     parts = [
-        posterior(tf.constant(block), tf.constant([_identity(row) for row in block]))
+        compiled(tf.constant(block), tf.constant([_identity(row) for row in block]))
         for block in blocks
     ]
     return tf.nest.map_structure(lambda *each: np.concatenate(each), *parts)

@@ -24,6 +24,22 @@ def photos(root: Path, names: list[str], **shape) -> Path:
     return root
 
 
+NAMES = [f"{label}/{number:02d}.png" for label in ("cat", "dog") for number in range(12)]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """24 image files of two labels."""
+    return photos(tmp_path / "photos", NAMES)
+
+
+def same(one, other) -> None:
+    """Compares the images, the labels and the identity of two sets."""
+    for ours, theirs in zip(one.images, other.images, strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+    assert one.identity == other.identity
+
+
 @pytest.fixture
 def on_disk(tmp_path, monkeypatch) -> Path:
     """Every set is decoded into a cache. Returns the folder of all caches."""

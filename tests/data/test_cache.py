@@ -12,23 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.conftest import photos, picture
+from tests.data.conftest import picture
+from tests.data.conftest import same as same_images
 from vae_keras.data import cache, own_images, store
 from vae_keras.utils import checks
 from vae_keras.utils.rows import Rows
 
-NAMES = [f"{label}/{number:02d}.png" for label in ("cat", "dog") for number in range(12)]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return photos(tmp_path / "photos", NAMES)
-
 
 def same(one, other):
-    for ours, theirs in zip(one.images, other.images, strict=True):
-        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
-    assert one.identity == other.identity
+    same_images(one, other)
     assert one.notes == other.notes
 
 

@@ -12,23 +12,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tests.data.conftest import photos, picture
+from tests.data.conftest import NAMES, photos, picture, same
 from vae_keras.data import own_images
 from vae_keras.utils import checks
-
-NAMES = [f"{label}/{number:02d}.png" for label in ("cat", "dog") for number in range(12)]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return photos(tmp_path / "photos", NAMES)
-
-
-def same(one, other):
-    for ours, theirs in zip(one.images, other.images, strict=True):
-        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
-    assert one.identity == other.identity
-
 
 # ------------------------------------------------------------------------------------ archives
 

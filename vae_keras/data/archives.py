@@ -120,16 +120,5 @@ class Archive:
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise ValueError("it ends without an empty block")
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Turns the errors of a damaged archive into an InputError."""
-        try:
-            yield
-        except (checks.InputError, FileNotFoundError, PermissionError, GeneratorExit):
-            raise
-        except Exception as error:  # zipfile, tarfile and zlib raise many kinds of errors
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise checks.InputError(
-                "an archive of images must be whole. "
-                f"Received: {self.path} ({reason}). Pack it again."
-            ) from error
+    def _reading(self) -> contextlib.AbstractContextManager[None]:
+        return checks.reading("an archive of images must be whole", self.path, "Pack it again.")

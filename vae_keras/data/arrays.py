@@ -268,22 +268,15 @@ class ArrayFile:
             catalogue.check_name(str(label))
         return y if len(classes) > 1 else None
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Turns the errors of a damaged file into an InputError."""
-        try:
-            yield
-        except (checks.InputError, FileNotFoundError, PermissionError, GeneratorExit):
-            raise
-        except Exception as error:  # zipfile, zlib, NumPy and h5py raise many kinds of errors
-            kind = "an .npz must be a sound archive of arrays"
-            remedy = "Save it again with np.savez."
-            if self.path.suffix.lower() != ".npz":
-                kind, remedy = f"an {self.path.suffix} must be sound", "Save it again."
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise checks.InputError(
-                f"{kind}. Received: {self.path} ({reason}). {remedy}"
-            ) from error
+    def _reading(self) -> contextlib.AbstractContextManager[None]:
+        if self.path.suffix.lower() == ".npz":
+            rule, remedy = (
+                "an .npz must be a sound archive of arrays",
+                "Save it again with np.savez.",
+            )
+        else:
+            rule, remedy = f"an {self.path.suffix} must be sound", "Save it again."
+        return checks.reading(rule, self.path, remedy)
 
 
 def _slices(array: Any, rows: int) -> Iterator[np.ndarray]:

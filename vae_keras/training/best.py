@@ -14,7 +14,7 @@ import tensorflow as tf
 from vae_keras import data, noise
 from vae_keras.evaluation import Estimate
 from vae_keras.model import VAE
-from vae_keras.utils import files
+from vae_keras.utils import files, graphs
 from vae_keras.utils.rows import Array
 
 FILE = "best.npz"
@@ -132,10 +132,10 @@ def _objective(model: VAE, images: Array) -> np.ndarray:
     """Returns the objective of each image after training, with noise keyed by the row."""
     size = model.objective.noise_size(model.latent_dim)
 
-    @tf.function(autograph=False)
     def of_block(rows: tf.Tensor, bits: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         return model.bound(data.to_pixels(rows, bits, model.binarization), draws)[0]
 
+    compiled = graphs.compiled(of_block)
     values = []
     for start in range(0, len(images), _BLOCK):
         rows = tf.constant(np.asarray(images[start : start + _BLOCK]))
@@ -143,5 +143,5 @@ def _objective(model: VAE, images: Array) -> np.ndarray:
         draws = noise.normal(
             model.seed, noise.Stream.TEST_LATENTS, rows=len(rows), size=size, row=start
         )
-        values.append(of_block(rows, bits, draws))
+        values.append(compiled(rows, bits, draws))
     return np.concatenate(values)

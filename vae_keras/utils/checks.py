@@ -6,10 +6,11 @@ an error of one line, which states the rule, what was received and the remedy.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,34 @@ def keras_backend(name: str) -> None:
             "vae_keras needs Keras on its tensorflow backend. "
             f"Received: backend {name!r}. Set KERAS_BACKEND=tensorflow before the first import."
         )
+
+
+@contextlib.contextmanager
+def reading(rule: str, path: Path, remedy: str) -> Iterator[None]:
+    """Turns the errors of a library that reads a file into an InputError.
+
+    Libraries raise many kinds of errors for a damaged file. Errors that tell of a missing file or
+    of permissions stay as they are.
+
+    Args:
+        rule: what the file must be, without a full stop.
+        path: the file.
+        remedy: what the user can do, a sentence.
+
+    Raises:
+        InputError: for a file that could not be read.
+
+    Example:
+        >>> with reading("an archive must be whole", Path("pets.zip"), "Pack it again."):
+        ...     content = b"what a library reads"
+    """
+    try:
+        yield
+    except (InputError, FileNotFoundError, PermissionError, GeneratorExit):
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{rule}. Received: {path} ({reason}). {remedy}") from error
 
 
 def whole_number(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
