@@ -225,7 +225,7 @@ def run(
 
     Args:
         contest: which one.
-        rounds: of timing; none starts before every contestant has passed the check.
+        rounds: of timing; they start when every contestant has passed the check.
         only: parts of the names that take part beside the reference; all when empty.
         say: gets lines on the progress.
 

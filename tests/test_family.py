@@ -89,8 +89,8 @@ MEMBERS = {
     "top-down-elbo-colour-levels": ("top_down", ELBO(), COLOUR, MIXTURE),
 }
 # Each member is in the fast suite once, and each test has one of each kind of network there.
-SAVED = ("mlp-elbo", "conv-elbo-colour", "conv-iwae-flow", "top-down-iwae")
-SERVED = ("mlp-iwae-colour", "conv-iwae", "mlp-iwae-levels", "top-down-elbo-colour-continuous")
+SAVED = ("mlp-elbo", "conv-elbo-colour", "conv-iwae", "top-down-iwae")
+SERVED = ("mlp-iwae-colour", "conv-iwae-flow", "mlp-iwae-levels", "top-down-elbo-colour-continuous")
 MEASURED = (
     *("mlp-iwae-continuous", "conv-elbo-colour-continuous", "conv-elbo-colour-levels"),
     "top-down-elbo-colour-levels",
@@ -168,7 +168,7 @@ SLOW = pytest.mark.slow
         pytest.param(("conv", IWAE(4), GREY), id="conv", marks=SLOW),
         pytest.param(("top_down", IWAE(4, num_resampled=1), GREY), id="top-down", marks=SLOW),
         pytest.param(("mlp", IWAE(4), GREY, ContinuousBernoulli()), id="grey", marks=SLOW),
-        pytest.param(("mlp", ELBO(), GREY, MIXTURE), id="levels"),
+        pytest.param(("mlp", ELBO(), GREY, MIXTURE), id="levels", marks=SLOW),
         pytest.param(("mlp", ELBO(), GREY, None, flow), id="flow", marks=SLOW),
         pytest.param(
             ("mlp", IWAE(4, num_resampled=1), GREY, None, flow), id="flow-resampled", marks=SLOW
@@ -191,12 +191,12 @@ def test_xla_changes_nothing_but_rounding(parts):
         ("mlp", ELBO(), GREY),
         pytest.param(("mlp", IWAE(4), GREY, ContinuousBernoulli()), marks=SLOW),
         pytest.param(("mlp", IWAE(4, num_resampled=2), GREY, None, flow), marks=SLOW),
-        ("conv", ELBO(), GREY, None, flow),
+        pytest.param(("conv", ELBO(), GREY, None, flow), marks=SLOW),
         pytest.param(("conv", IWAE(4), GREY), marks=SLOW),
         ("conv", ELBO(), GREY, MIXTURE),
         pytest.param(("conv", IWAE(4, num_resampled=2), GREY, ContinuousBernoulli()), marks=SLOW),
         pytest.param(("top_down", ELBO(), GREY, ContinuousBernoulli()), marks=SLOW),
-        ("top_down", IWAE(4, num_resampled=2), GREY),
+        pytest.param(("top_down", IWAE(4, num_resampled=2), GREY), marks=SLOW),
     ],
     ids=lambda parts: "-".join(
         part if isinstance(part, str) else getattr(part, "__name__", type(part).__name__)

@@ -1,7 +1,7 @@
 """The floor: the matrix products of the work and nothing else, through several sgemms.
 
 Three products a layer and step: forward, the kernel's gradient and the input's, which the first
-layer does without. The likelihood needs the decoder's forward products alone.
+layer does without. The likelihood needs only the decoder's forward products.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def test_data_of_another_kind_gets_one_line(photos_run, arguments, sentence, cap
         ("[]", "mnist"),
     ],
 )
-def test_a_run_folder_says_what_its_model_wastrained_on(tmp_path, content, data):
+def test_a_run_folder_says_what_its_model_was_trained_on(tmp_path, content, data):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     arguments = Namespace(preset=None, model=str(tmp_path / "model.keras"))

@@ -375,7 +375,7 @@ def data_loader(monkeypatch):
     return data.DataLoader
 
 
-@pytest.mark.parametrize("columns", [1, 2, 3])
+@pytest.mark.parametrize("columns", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_a_torch_data_loader_is_a_way_in(data_loader, columns):
     vae, plain = shared(), loop()
     weights = W if columns == 3 else None
@@ -655,7 +655,7 @@ def _binarization(model, epoch):
 
 @pytest.mark.parametrize(
     "action",
-    [_beta, _seed, *(pytest.param(f, marks=pytest.mark.slow) for f in (_objective, _binarization))],
+    [_beta, *(pytest.param(f, marks=pytest.mark.slow) for f in (_seed, _objective, _binarization))],
 )
 def test_a_setting_that_a_callback_changes_acts_from_the_next_step_on(action):
     vae, plain = shared(), loop()

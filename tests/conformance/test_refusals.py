@@ -517,7 +517,7 @@ POLICIES = ("float64", "float16", "bfloat16")
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_policy_of_other_weights_works_or_is_named(policy):
-    """Weights in float64, or in float16 alone: the numbers are right, or the policy is named."""
+    """In float64 or float16, the numbers are right, or the policy is named."""
     keras.config.set_dtype_policy(policy)
     try:
         _trains_or_names(policy)

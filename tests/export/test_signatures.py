@@ -78,7 +78,11 @@ ARCHITECTURES = {
 }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    # The family's fast tests serve convolutions and a learned prior.
+    [pytest.param(a, marks=[pytest.mark.slow] * (a != "other layers")) for a in ARCHITECTURES],
+)
 def test_every_architecture_answers_as_the_python_model(architecture, tmp_path):
     vae = ARCHITECTURES[architecture]()
     if architecture != "other layers":

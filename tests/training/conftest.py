@@ -41,8 +41,9 @@ def small_training(monkeypatch, small_mnist) -> datasets.Images:
 
 @pytest.fixture
 def fast_training(monkeypatch, small_training) -> datasets.Images:
-    """The test trains on `small_mnist`, and its runs do not export, which takes half their time."""
+    """The test trains on `small_mnist`. Its runs neither export nor draw what a model shows."""
     monkeypatch.setattr(artifacts.export, "export_saved_model", lambda *_, **__: None)
+    monkeypatch.setattr(artifacts.gallery, "image_figures", lambda *_: ())
     return small_training
 
 

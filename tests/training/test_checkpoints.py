@@ -252,8 +252,9 @@ def uninterrupted(tmp_path_factory, digits):
 
 @pytest.mark.parametrize(
     ("stop_after", "parts", "optimizer", "xla", "steps"),
-    [(10, dict, "Adam", False, (2, 2)), (4, dict, "Adam", True, (2, 2))]
+    [(4, dict, "Adam", True, (2, 2))]
     + [
+        pytest.param(10, dict, "Adam", False, (2, 2), marks=pytest.mark.slow),
         pytest.param(4, convolutions, "Adam", False, (2, 2), marks=pytest.mark.slow),
         pytest.param(4, learned_prior, "Muon", False, (2, 2), marks=[needs_muon, pytest.mark.slow]),
     ]
