@@ -1,13 +1,13 @@
 # `make train` trains the preset mlp_mnist. `make test` runs the checks of CI. `make test-all` adds the
 # slow tests, and `make test-lowest` runs a selection on the lowest supported versions. `make serve`
-# exports a preset and serves it with TF Serving, the binary or Docker. Each target sets up what it
-# needs.
+# exports a preset and serves it with TF Serving, the binary or Docker. `make docs` builds the site and
+# runs its notebooks. Each target sets up what it needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PRESET ?= mlp_mnist
 
-.PHONY: train serve test test-all test-lowest bench clean
+.PHONY: train serve test test-all test-lowest docs bench clean
 
 train: $(VENV)/.ready
 	$(BIN)/python train.py
@@ -24,8 +24,11 @@ test: $(VENV)/.ready-test
 	$(BIN)/mypy
 	$(BIN)/python -m tests.run -m "not slow"
 
-test-all: $(VENV)/.ready-test
+test-all: $(VENV)/.ready-test-all
 	$(BIN)/python -m tests.run
+
+docs: $(VENV)/.ready-docs
+	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going docs docs/_build/html
 
 test-lowest: $(VENV)-lowest/.ready
 	$(VENV)-lowest/bin/python -m pytest -m "not slow" tests/conformance tests/trainer \
@@ -43,6 +46,15 @@ $(VENV)/.ready-test: $(VENV)/.ready pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e ".[test]"
 	touch $@
 
+$(VENV)/.ready-docs: $(VENV)/.ready pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e ".[docs]"
+	touch $@
+
+$(VENV)/.ready-test-all: $(VENV)/.ready-test pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt \
+	  -e ".[docs,ecosystem]"
+	touch $@
+
 # `lowest-direct` takes the lower bounds of pyproject.toml.
 $(VENV)-lowest/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lowest
@@ -58,4 +70,5 @@ $(VENV)-bench/.ready: requirements.txt benchmarks/requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench $(VENV)-lowest build dist *.egg-info serving/models
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-lowest build dist *.egg-info \
+	  serving/models docs/_build docs/zoo

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.dry_run:
             continue
         if case == "trace":
-            render.write_readmes()
+            render.write_pages()
         elif results.read(case):
             render.write(case, _title(case))
     return int(failed)

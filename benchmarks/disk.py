@@ -1,7 +1,7 @@
 """What training from the disk costs: memory from 1 to 10 GB of images, and speed beside memory.
 
 `python -m benchmarks.disk FOLDER` makes images in FOLDER, which needs 12 GB, and removes them
-again. It writes `results/disk.json` and brings the README up to date. Each amount of images gets a
+again. It writes `results/disk.json` and brings the guide up to date. Each amount of images gets a
 process of its own, which makes the cache and trains. The images of the memory table differ in their
 first bytes only, which leaves their file sparse; the cache holds all bytes.
 """

@@ -1,7 +1,7 @@
 """Trains the recipe for own images on real sets, one run after the other, and tabulates the ends.
 
     python -m benchmarks.own_images --data SETS  # SETS holds emoji/, textile/, fashion.npz, ...
-    python -m benchmarks --render  # writes the table in the project's README
+    python -m benchmarks --render  # writes the table in the guide on own images
 
 A set of `CASES` that the folder does not hold is left out.
 """

@@ -1,4 +1,4 @@
-"""Results to Markdown tables, bar charts, and the parts of the READMEs between their markers."""
+"""Results to Markdown tables, bar charts, and the parts of the pages between their markers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from benchmarks import disk, goals, own_images, results, scaling, trace
 
 _HERE = Path(__file__).resolve().parent
-READMES = {_HERE / "README.md": "results", _HERE.parent / "README.md": "benchmarks/results"}
+_GUIDES = _HERE.parent / "docs" / "guides"
+PAGES = (_HERE / "README.md", _GUIDES / "own_images.md", _GUIDES / "several_machines.md")
 _MARKED = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 _COLORS = {"reference": "#1f5fa8", "peer": "#9aa5b1", "floor": "#d8b365"}
 
@@ -70,30 +71,30 @@ def chart(title: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def write(case: str, title: str) -> None:
-    """Writes a case's table and chart beside its results, and brings the READMEs up to date."""
+    """Writes a case's table and chart beside its results, and brings the pages up to date."""
     rows = results.read(case)
     text = f"# {title}\n\n{table(rows)}\n"
     (results.FOLDER / f"{case}.md").write_text(text, encoding="utf-8")
     chart(title, rows).savefig(results.FOLDER / f"{case}.png", dpi=120, metadata={"Software": None})
-    write_readmes()
+    write_pages()
 
 
-def write_readmes() -> None:
-    """Brings the marked parts of both READMEs up to date."""
-    for path in READMES:
+def write_pages() -> None:
+    """Brings the marked parts of the pages up to date."""
+    for path in PAGES:
         path.write_text(rendered(path), encoding="utf-8")
 
 
 def places(path: Path) -> list[str]:
-    """Returns the names of what a README shows."""
+    """Returns the names of what a page shows."""
     return [name for _, name, _ in _MARKED.findall(path.read_text(encoding="utf-8"))]
 
 
 def rendered(path: Path) -> str:
-    """Fills what a README holds between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+    """Fills what a page holds between `<!-- begin NAME -->` and `<!-- end NAME -->`.
 
     Args:
-        path: one of `READMES`.
+        path: one of `PAGES`.
 
     Returns:
         Its text with the results of today.
@@ -104,7 +105,7 @@ def rendered(path: Path) -> str:
         if name in _TEXTS:
             return f"{opening}{_TEXTS[name]()}\n{closing}"
         rows = results.read(name)
-        picture = f"![{name}]({READMES[path]}/{name}.png)"
+        picture = f"![{name}](results/{name}.png)"
         body = f"{table(rows)}\n\n{picture}" if rows else "Not measured yet."
         return f"{opening}{body}\n{closing}"
 

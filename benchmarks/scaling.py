@@ -1,7 +1,7 @@
 """Where more machines stop helping: measured compute, a stated network, a model of the two.
 
 `python -m benchmarks.scaling` measures a training step under a strategy at the sizes that a worker
-of 1, 2, 8, 64 and 1,000 would get, writes `results/scaling.json` and brings the READMEs up to date.
+of 1, 2, 8, 64 and 1,000 would get, writes `results/scaling.json` and brings the pages up to date.
 The network is not measured but stated: a ring all-reduce sends 2 (n - 1) / n of the message through
 each worker's link, in 2 (n - 1) hops, after the gradient is whole.
 

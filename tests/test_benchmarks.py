@@ -15,8 +15,8 @@ from benchmarks.gate import peak_rss
 from vae_keras import VAE
 
 
-@pytest.mark.parametrize("path", render.READMES, ids=["benchmarks", "top"])
-def test_the_readmes_show_the_results(path):
+@pytest.mark.parametrize("path", render.PAGES, ids=lambda path: path.stem)
+def test_the_pages_show_the_results(path):
     assert render.rendered(path) == path.read_text(encoding="utf-8")
 
 
@@ -81,7 +81,7 @@ def test_a_race_follows_another_order_each_round(monkeypatch):
     assert costs == {name: [1.0] * 7 for name in "abcd"}
 
 
-@pytest.mark.parametrize("path", render.READMES, ids=["benchmarks", "top"])
+@pytest.mark.parametrize("path", render.PAGES, ids=lambda path: path.stem)
 def test_every_place_for_results_is_closed(path):
     text = path.read_text(encoding="utf-8")
     marks = re.findall(r"^<!-- (begin|end) (\w+) -->$", text, re.MULTILINE)
@@ -90,11 +90,11 @@ def test_every_place_for_results_is_closed(path):
     assert len(marks) == 2 * len(render.places(path)) == text.count("<!-- begin") * 2
 
 
-def test_the_readmes_have_a_place_for_every_result():
+def test_the_pages_have_a_place_for_every_result():
     """Without its marks rendering would change nothing, and nothing would differ."""
-    benchmarks, top = (render.places(path) for path in render.READMES)
+    benchmarks, *guides = (render.places(path) for path in render.PAGES)
     assert {*contests.CONTESTS, *commands.COMMANDS, "goals", "findings", "trace"} == set(benchmarks)
-    assert set(top) == {"train_200", "scaling", "disk", "own_images"}
+    assert guides == [["own_images", "disk"], ["scaling"]]
 
 
 def test_a_finding_is_what_its_commit_says():

@@ -80,7 +80,7 @@ def test_a_bad_tf_config_is_refused(monkeypatch, text, sentence):
         cluster.join("multi_worker")
     assert sentence in str(caught.value)
     assert "Received: " in str(caught.value)
-    assert 'See "More than one machine" in the README.' in str(caught.value)
+    assert 'See the guide "Several machines".' in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""The commands in the README and in `deploy/` for other machines are commands that exist."""
+"""The commands in the guide and in `deploy/` for other machines are commands that exist."""
 
 import os
 import re
@@ -14,13 +14,15 @@ from vae_keras.cli.main import main
 from vae_keras.training import cluster
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDES = ROOT / "docs" / "guides"
+MACHINES = (GUIDES / "several_machines.md").read_text(encoding="utf-8")
+FIT = (GUIDES / "fit.md").read_text(encoding="utf-8")
 KUBERNETES = (ROOT / "deploy" / "kubernetes.yaml").read_text(encoding="utf-8")
 SLURM = (ROOT / "deploy" / "slurm.sh").read_text(encoding="utf-8")
 
 
 def test_the_two_shells_are_two_workers_of_one_cluster():
-    configs = re.findall(r"export TF_CONFIG='(.*)'\n.* --strategy multi_worker", README)
+    configs = re.findall(r"export TF_CONFIG='(.*)'\n.* --strategy multi_worker", MACHINES)
     found = [cluster._from_tf_config(config) for config in configs]
     assert [task for _, _, task in found] == [0, 1]
     assert found[0][0] == found[1][0]
@@ -59,8 +61,8 @@ def test_each_pod_is_a_worker_of_one_cluster(tmp_path):
 
 def test_the_jobs_exit_codes_are_the_commands():
     assert f"values: [{outcome.USAGE_ERROR}, {outcome.DIVERGED}]" in KUBERNETES
-    assert f"| {outcome.TRY_AGAIN} | another worker was lost" in README
-    assert f"exit code {outcome.TRY_AGAIN}" in README
+    assert f"| {outcome.TRY_AGAIN} | another worker was lost" in FIT
+    assert f"exit code {outcome.TRY_AGAIN}" in MACHINES
     assert f"exit code {outcome.TRY_AGAIN}" in KUBERNETES
 
 

@@ -48,14 +48,15 @@ def export_saved_model(
     Every signature is a pure function of its inputs, row by row. The number of rows N is free. A
     request with an input that breaks a rule is refused with INVALID_ARGUMENT.
 
-    | signature | inputs | outputs |
-    |---|---|---|
-    | `serving_default` = `reconstruct` | `images` [N, H, W, C] in [0, 1] | `reconstructions` |
-    | `encode` | `images` | `loc`, `scale` [N, L] |
-    | `decode` | `latents` [N, L] | `probabilities` |
-    | `sample` | `seeds` int32 [N, 2] | `probabilities`, `latents` |
-    | `interpolate` | `start_images`, `end_images`, `fractions` [N] | `probabilities` |
-    | `score` | `images`, `seeds` int32 [N, 2] | `elbo`, `log_likelihood`, `kl`, `log_marginal` |
+    The signatures map inputs to outputs:
+
+    - `serving_default` and `reconstruct`: `images` [N, H, W, C] in [0, 1] to `reconstructions`.
+    - `encode`: `images` to `loc` and `scale` [N, L].
+    - `decode`: `latents` [N, L] to `probabilities`.
+    - `sample`: `seeds` int32 [N, 2] to `probabilities` and `latents`.
+    - `interpolate`: `start_images`, `end_images` and `fractions` [N] to `probabilities`.
+    - `score`: `images` and `seeds` int32 [N, 2] to `elbo`, `log_likelihood`, `kl` and
+      `log_marginal`.
 
     `probabilities` and `reconstructions` are the mean of the likelihood. For a Bernoulli this is
     the probability that a pixel is 1. For any other likelihood it is the mean grey value or colour,

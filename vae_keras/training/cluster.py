@@ -29,7 +29,7 @@ from vae_keras.utils import checks
 STRATEGIES = ("none", "mirrored", "multi_worker")
 
 _MEET_SECONDS = 600.0  # the machines of a cluster do not start at the same time
-_README = 'See "More than one machine" in the README.'
+_GUIDE = 'See the guide "Several machines".'
 _PART = 1 << 16  # a message is sent in parts of so many 32-bit words
 _GO, _NO = b"go\n", b"no\n"
 _LOST = (
@@ -231,13 +231,13 @@ def _from_environment() -> tuple[_Jobs, str, int]:
         return _from_slurm()
     raise checks.InputError(
         "strategy multi_worker needs TF_CONFIG, or a Slurm step (srun). Received: neither in the "
-        f"environment. {_README}"
+        f"environment. {_GUIDE}"
     )
 
 
 def _from_tf_config(text: str) -> tuple[_Jobs, str, int]:
     def refuse(rule: str, received: object) -> checks.InputError:
-        return checks.InputError(f"TF_CONFIG must {rule}. Received: {received}. {_README}")
+        return checks.InputError(f"TF_CONFIG must {rule}. Received: {received}. {_GUIDE}")
 
     try:
         config = json.loads(text)
@@ -282,7 +282,7 @@ def _from_slurm() -> tuple[_Jobs, str, int]:
     except (KeyError, ValueError, RuntimeError) as error:
         raise checks.InputError(
             "strategy multi_worker needs the variables of a Slurm step. "
-            f"Received: {error!r}. Start the command with srun. {_README}"
+            f"Received: {error!r}. Start the command with srun. {_GUIDE}"
         ) from error
     return jobs, "worker", task
 

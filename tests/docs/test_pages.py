@@ -1,0 +1,228 @@
+"""What the pages print can be run, and what they show exists."""
+
+import ast
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.docs.pages import ROOT, Block, blocks, dead_links, missing_lines, pages
+from vae_keras import training
+from vae_keras.cli.main import main
+from vae_keras.data import own_images
+
+PAGES = pages()
+BLOCKS = [block for path in PAGES for block in blocks(path)]
+PYTHON = [block for block in BLOCKS if block.language == "python" and "not-run" not in block.marks]
+LINES = [
+    line
+    for block in BLOCKS
+    if block.language in ("bash", "sh")
+    for line in block.text.replace("\\\n", " ").splitlines()
+    if line
+]
+COMMANDS = sorted({line for line in LINES if line.startswith("python -m vae_keras")})
+TRAININGS = sorted({line for line in LINES if line.startswith("python train.py")})
+# Programs that a reader has or installs, and the project's own that other tests run.
+OTHERS = (
+    ".venv-bench/bin/python -m benchmarks",
+    "curl",
+    "docker run",
+    "export TF_CONFIG=",
+    "kubectl apply -f deploy/",
+    "make",
+    "pip install",
+    "python -m benchmarks",
+    "sbatch deploy/",
+    "tensorboard",
+)
+
+
+def elbo_above(least: float):
+    def check(names, out):
+        assert names["vae"].history.history["elbo"][-1] > least
+
+    return check
+
+
+def encodes(names, out):
+    assert names["loc"].shape == (6, 50)
+
+
+def is_the_api(names, out):
+    assert names["images"].shape == (25, 28, 28, 1)
+    assert names["between"].shape == (5, 11, 28, 28, 1)
+    assert -130 < float(out.splitlines()[-1]) < -60
+
+
+def samples(names, out):
+    elbo_above(-400)(names, out)
+    assert names["images"].shape == (25, 28, 28, 1)
+
+
+def has_groups(names, out):
+    groups = [(32,), (7, 7, 4), (7, 7, 4), (14, 14, 2), (14, 14, 2)]
+    assert out.splitlines()[-1] == f"1208 {groups}"
+
+
+def trades_rate_for_distortion(names, out):
+    found = re.findall(r"beta (\S+): rate (\S+), distortion (\S+) nats", out)
+    light, heavy = ([float(value) for value in values] for values in found)
+    assert (light[0], heavy[0]) == (0.5, 4.0)
+    assert light[1] > 2 * heavy[1]
+    assert light[2] < heavy[2]
+
+
+def has_a_strategy(names, out):
+    elbo_above(-400)(names, out)
+    assert names["vae"].strategy is not None
+
+
+def measures(names, out):
+    assert 70 < float(out.split(" ± ")[0]) < 120
+    assert "rate 2" in out
+    assert out.splitlines()[-1].endswith("active dimensions")
+
+
+def serves(names, out):
+    elbo_above(-400)(names, out)
+    if "answer" in names:
+        assert names["answer"].shape == (3, 28, 28, 1)
+
+
+# What running a block must show, under its page and heading. Every block that runs is here.
+CHECKS = {
+    ("README.md", "The API in ten lines"): is_the_api,
+    ("docs/index.md", "In Python"): is_the_api,
+    ("docs/guides/own_images.md", "Your own images"): encodes,
+    ("docs/guides/own_networks.md", "Your own networks"): samples,
+    ("docs/guides/own_networks.md", "The example of keras.io, moved over"): elbo_above(-400),
+    ("docs/guides/own_networks.md", "Latents in groups"): has_groups,
+    ("docs/guides/own_networks.md", "Rate and distortion"): trades_rate_for_distortion,
+    ("docs/guides/several_machines.md", "Several machines"): has_a_strategy,
+    ("docs/guides/numbers.md", "Measure a model"): measures,
+    ("docs/guides/keras_to_serving.md", "Train, measure, export"): serves,
+    ("docs/guides/keras_to_serving.md", "Ask the exported model"): serves,
+}
+FAST = {("docs/guides/own_images.md", "Your own images")}
+
+
+def name(value) -> str:
+    return f"{value.page}: {value.heading}" if isinstance(value, Block) else str(value)
+
+
+def place(block: Block) -> tuple[str, str]:
+    return block.page, block.heading
+
+
+@pytest.fixture
+def files(photos, photos_run, tmp_path, monkeypatch) -> Path:
+    """A folder with what a reader has: photos, scans, and the run of the guide's first command."""
+    (tmp_path / "photos").symlink_to(photos)
+    np.savez(tmp_path / "scans.npz", x_train=np.arange(180, dtype=np.uint8).reshape(20, 3, 3))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mlp_mnist-photos").symlink_to(photos_run)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, marks=() if place(block) in FAST else pytest.mark.slow, id=name(block))
+        for block in PYTHON
+    ],
+)
+def test_a_block_runs_and_shows_what_it_should(block, files, capsys):
+    names: dict[str, object] = {}
+    exec(compile(block.text, block.page, "exec"), names)
+    CHECKS[place(block)](names, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=name)
+def test_a_block_is_python_that_imports_what_exists(block):
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("vae_keras"):
+            found = importlib.import_module(node.module)
+            assert [alias.name for alias in node.names if not hasattr(found, alias.name)] == []
+
+
+def test_every_block_that_runs_is_checked():
+    assert {place(block) for block in PYTHON} == set(CHECKS)
+    assert set(FAST) <= set(CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("where", "most"),
+    [
+        (("README.md", "The API in ten lines"), 13),
+        (("docs/guides/own_networks.md", "The example of keras.io, moved over"), 16),
+    ],
+)
+def test_ten_lines_are_ten_lines(where, most):
+    """Beside the ten lines of the model there are imports, a blank line, and compile and fit."""
+    (block,) = (block for block in PYTHON if place(block) == where)
+    assert len(block.text.strip().splitlines()) <= most
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_run_as_printed(line, files):
+    assert main(shlex.split(line)[3:]) == 0
+
+
+@pytest.mark.parametrize("line", TRAININGS)
+def test_trainings_are_configured_as_printed(line, files, monkeypatch):
+    wanted = []
+    monkeypatch.setattr(training, "train", wanted.append)
+    assert main(["train", *shlex.split(line)[2:]]) == 0
+    (config,) = wanted
+    assert config.recipe().epochs > 0
+    if config.data is not None and Path(config.data).exists():
+        opened = own_images.open_images(config.data, config.image_size)
+        assert opened.images.x_train.dtype == np.uint8
+    assert config.folder() != training.TrainConfig().folder()
+
+
+def test_every_other_command_is_known():
+    rest = set(LINES) - {*COMMANDS, *TRAININGS}
+    assert [line for line in sorted(rest) if not line.startswith(OTHERS)] == []
+
+
+def test_the_first_training_on_own_images_has_the_folder_that_the_commands_name():
+    guide = (ROOT / "docs" / "guides" / "own_images.md").read_text(encoding="utf-8")
+    own = next(line for line in TRAININGS if "--data photos --image-size 32" in line)
+    data = shlex.split(own)[shlex.split(own).index("--data") + 1]
+    assert f"`{training.TrainConfig(data=data).folder()}`" in guide
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = {target for line in LINES for target in re.findall(r"^make ([\w-]+)", line)}
+    assert named >= {"train", "test"}
+    assert [target for target in named if f"\n{target}:" not in makefile] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere_and_lines_of_code_exist(path):
+    assert dead_links(path) == []
+    assert missing_lines(path) == []
+
+
+def test_a_dead_link_and_a_line_that_is_gone_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    (tmp_path / "code.py").write_text("def f():\n    return 1\n")
+    show = "```{literalinclude} code.py\n:pyobject: %s\n:start-at: %s\n```\n"
+    page.write_text("[a](code.py) [b](gone.py) [c](#here)\n\n# Here\n" + show % ("f", "return 1"))
+    assert dead_links(page) == ["gone.py"]
+    assert missing_lines(page) == []
+    for object_, line in (("g", "return 1"), ("f", "return 2")):
+        page.write_text(show % (object_, line))
+        assert len(missing_lines(page)) == 1
+
+
+def test_the_readme_is_one_screen():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 90
