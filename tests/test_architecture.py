@@ -46,7 +46,7 @@ LAYERS = (
     ("trainer.inputs", "trainer.step_model"),
     ("trainer.trainer",),
     ("trainer",),
-    ("array_methods", "assembly"),
+    ("array_methods", "assembly", "sharing"),
     ("image_examples",),
     ("model",),
     ("evaluation", "export.errors", "export.signatures", "export.warmup", "report.figures"),

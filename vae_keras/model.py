@@ -16,9 +16,9 @@ from vae_keras.image_examples import ImageExamples
 from vae_keras.logistic_mixture import DiscretizedLogisticMixture
 from vae_keras.networks import MLPDecoder, MLPEncoder
 from vae_keras.objectives import ELBO, IWAE, Terms, elbo_terms
+from vae_keras.sharing import Sharing
 from vae_keras.trainer import Bound, Trainer, fast_path
-from vae_keras.utils import checks, graphs, keras_file
-from vae_keras.zoo import presets
+from vae_keras.utils import checks, graphs
 
 __all__ = ["VAE", "Posterior", "require_built"]
 
@@ -39,15 +39,8 @@ class Draws(NamedTuple):
     noise: tf.Tensor
 
 
-class _PresetNames:
-    """`VAE.presets`: the names that `VAE.from_preset` takes, read from disk when asked."""
-
-    def __get__(self, instance: object, owner: type) -> tuple[str, ...]:
-        return presets.trained()
-
-
 @keras.saving.register_keras_serializable(package="vae_keras")
-class VAE(ArrayMethods, ImageExamples, Trainer):
+class VAE(Sharing, ArrayMethods, ImageExamples, Trainer):
     """A variational autoencoder with a diagonal normal posterior and independent pixels.
 
     `fit`, `evaluate` and `predict` take what those of `keras.Model` take. Images are uint8 in
@@ -96,7 +89,6 @@ class VAE(ArrayMethods, ImageExamples, Trainer):
 
     term_names = Terms._fields
     possible_settings = ("kl_weight",)
-    presets = _PresetNames()
 
     def __init__(
         self,
@@ -127,29 +119,6 @@ class VAE(ArrayMethods, ImageExamples, Trainer):
             self.build((None, *image_shape))
 
     # ------------------------------------------------------------------------ construction
-
-    @classmethod
-    def from_preset(cls, name: str) -> VAE:
-        """Loads a trained model of the zoo.
-
-        The weights come with the package, and their hash is checked.
-
-        Args:
-            name: one of `VAE.presets`.
-
-        Returns:
-            A compiled `VAE`.
-
-        Raises:
-            checks.InputError: for an unknown name, or weights that are not the published ones.
-
-        Example:
-            >>> VAE.from_preset("mlp_mnist").sample(25).shape
-            (25, 28, 28, 1)
-        """
-        model = keras_file.load(presets.weights(name))
-        model.compile()
-        return model
 
     @property
     def objective(self) -> ELBO | IWAE:

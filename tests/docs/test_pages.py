@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.core.util import event_pb2
 
 from tests.docs.pages import ROOT, Block, blocks, dead_links, missing_lines, pages
 from vae_keras import training
@@ -93,6 +95,37 @@ def serves(names, out):
         assert names["answer"].shape == (3, 28, 28, 1)
 
 
+def logs_figures(names, out):
+    written = [path for path in Path("logs").rglob("events.*") if path.stat().st_size > 0]
+    assert {path.parent.name for path in written} == {"samples", "train", "validation"}
+    tags = {
+        value.tag
+        for path in written
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+        for value in event_pb2.Event.FromString(record).summary.value
+    }
+    assert {"samples", "epoch_elbo", "epoch_kl"} <= tags
+
+
+def logs_a_run(names, out):
+    found = names["mlflow"].get_run(names["run"].info.run_id)
+    assert {"elbo", "kl", "val_elbo", "loss"} <= set(found.data.metrics)
+    assert float(out.splitlines()[-1]) == found.data.metrics["val_elbo"] > -300
+    assert "optimizer_learning_rate" in found.data.params
+    assert list(Path("mlruns").rglob("vae.keras"))
+
+
+def searches(names, out):
+    study = names["study"]
+    assert len(study.trials) == 3
+    assert study.best_value == max(trial.value for trial in study.trials) > -400
+    assert set(study.best_params) == {"latent_dim", "width", "learning_rate"}
+
+
+def shares(names, out):
+    assert np.array_equal(names["again"].sample(2), names["vae"].sample(2))
+
+
 # What running a block must show, under its page and heading. Every block that runs is here.
 CHECKS = {
     ("README.md", "The API in ten lines"): is_the_api,
@@ -107,7 +140,18 @@ CHECKS = {
     ("docs/guides/keras_to_serving.md", "Train, measure, export"): serves,
     ("docs/guides/keras_to_serving.md", "Ask the exported model"): serves,
 }
-FAST = {("docs/guides/own_images.md", "Your own images")}
+TOOLS = "docs/guides/ecosystem.md"
+CHECKS |= {
+    (TOOLS, "TensorBoard: scalars and grids of images"): logs_figures,
+    (TOOLS, "MLflow: runs in a local folder"): logs_a_run,
+    (TOOLS, "Optuna: a search for hyperparameters"): searches,
+    (TOOLS, "Hugging Face Hub: share a model, and load one"): shares,
+}
+NEEDS = {"TensorBoard": "tensorboard", "MLflow": "mlflow", "Optuna": "optuna"}
+FAST = {
+    ("docs/guides/own_images.md", "Your own images"),
+    (TOOLS, "Hugging Face Hub: share a model, and load one"),
+}
 
 
 def name(value) -> str:
@@ -137,6 +181,8 @@ def files(photos, photos_run, tmp_path, monkeypatch) -> Path:
     ],
 )
 def test_a_block_runs_and_shows_what_it_should(block, files, capsys):
+    if (needed := NEEDS.get(block.heading.split(":")[0])) is not None:
+        pytest.importorskip(needed, reason=f"needs {needed}, of the extra [ecosystem]")
     names: dict[str, object] = {}
     exec(compile(block.text, block.page, "exec"), names)
     CHECKS[place(block)](names, capsys.readouterr().out)

@@ -145,3 +145,27 @@ def test_figures_of_the_cards_exist(name):
 def test_json_of_the_zoo_holds_no_nan():
     for path in presets.folder().rglob("*.json"):
         json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_front_matter_is_what_the_hub_reads(name):
+    hub = pytest.importorskip("huggingface_hub", reason="needs the extra [hub]")
+    text = (presets.folder() / name / "README.md").read_text(encoding="utf-8")
+    about = hub.ModelCard(text).data
+    assert (about.library_name, about.license) == ("keras", "apache-2.0")
+    assert about.model_name == name
+    metrics = presets.load_metrics(name)["metrics"]
+    found = {result.metric_type: result.metric_value for result in about.eval_results}
+    assert found == {entry["name"]: pytest.approx(entry["value"], abs=0.005) for entry in metrics}
+    assert {result.dataset_split for result in about.eval_results} == {"test"}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_front_matter_stands_at_the_top(name):
+    text = card(name)
+    head, body = text.removeprefix("---\n").split("\n---\n\n", 1)
+    assert text.startswith("---\n")
+    assert body.startswith(f"# {name}\n")
+    assert f"\n- name: {name}\n" in head
+    for entry in presets.load_metrics(name)["metrics"]:
+        assert f"\n    - type: {entry['name']}\n" in head

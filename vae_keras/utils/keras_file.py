@@ -1,11 +1,12 @@
-"""Safe reading of `.keras` files, which may come from somebody else and name code to run."""
+"""Safe reading of Keras' model files, which may come from somebody else and name code to run."""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def load(path: str | os.PathLike[str]) -> keras.Model:
     The file may name classes of Keras and of this package only. No other module is imported.
 
     Args:
-        path: the file.
+        path: the file, or a folder with the members of such a file, as a repository of the Hugging
+            Face Hub holds them. Other files in the folder are not read.
 
     Returns:
         The model, which is compiled if it was compiled when it was saved.
@@ -47,6 +49,9 @@ def load(path: str | os.PathLike[str]) -> keras.Model:
         (None, 1)
     """
     path = Path(path)
+    if path.is_dir():
+        with tempfile.TemporaryDirectory() as temporary:
+            return load(_packed(path, Path(temporary) / "model.keras"))
     if path.suffix != ".keras" or not path.is_file():
         raise checks.InputError(
             f"a model must be a .keras file. Received: {path}. Train one: vae-keras train"
@@ -67,6 +72,21 @@ def load(path: str | os.PathLike[str]) -> keras.Model:
         ) from error
 
 
+def _packed(folder: Path, path: Path) -> Path:
+    """Packs the members of a folder, so that the checks and Keras read the same bytes."""
+    sizes = {name: (folder / name).stat().st_size for name in MEMBERS if (folder / name).is_file()}
+    if missing := sorted(set(MEMBERS) - set(sizes)):
+        raise checks.InputError(
+            f"a folder with a model must hold {', '.join(MEMBERS)}. Received: {folder} without "
+            f"{missing[0]}. Write it with save_pretrained."
+        )
+    _require_sizes(sizes, folder)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in MEMBERS:
+            archive.write(folder / name, name)
+    return path
+
+
 def _require_limits(archive: zipfile.ZipFile, path: Path) -> None:
     members = {info.filename: info.file_size for info in archive.infolist()}
     strange = sorted(set(members) - set(MEMBERS))
@@ -76,6 +96,10 @@ def _require_limits(archive: zipfile.ZipFile, path: Path) -> None:
             f"Received: {path} with {strange[0] if strange else 'one of them twice'!r}. "
             "Save the model again."
         )
+    _require_sizes(members, path)
+
+
+def _require_sizes(members: Mapping[str, int], path: Path) -> None:
     for name, size in members.items():
         largest = LARGEST if name.endswith(".h5") else _LARGEST_TEXT
         if size > largest:

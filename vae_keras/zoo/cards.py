@@ -181,11 +181,14 @@ def _figures(folder: Path) -> list[str]:
     return [kind for kind in page.KINDS if (folder / "figures" / f"{kind}.png").exists()]
 
 
+def _value(entry: Mapping[str, Any]) -> str:
+    value = entry["value"]
+    return str(value) if isinstance(value, int) else f"{value:.2f}"
+
+
 def _number(entry: Mapping[str, Any]) -> str:
-    value, error = entry["value"], entry.get("standard_error")
-    if isinstance(value, int):
-        return str(value)
-    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+    error = entry.get("standard_error")
+    return _value(entry) if error is None else f"{_value(entry)} ± {error:.2f}"
 
 
 def _how(entry: Mapping[str, Any]) -> str:
@@ -232,5 +235,6 @@ _TEMPLATES.filters |= {
     "made_with": _made_with,
     "number": _number,
     "part": _part,
+    "value": _value,
     "thousands": lambda number: f"{number:,}",
 }
