@@ -1,6 +1,7 @@
 """The notebooks run as they are, in an empty folder, as on a hosted machine."""
 
 import ast
+import importlib
 import json
 import os
 import sys
@@ -26,14 +27,18 @@ def test_there_are_three():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_saved_without_outputs_and_holds_python(path):
+def test_a_notebook_is_saved_without_outputs_and_imports_what_exists(path):
     """The site runs it, so saved outputs would only age."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert [cell["outputs"] for cell in code] == [[]] * len(code)
     assert {cell["execution_count"] for cell in code} == {None}
     for text in cells(path, "code"):
-        ast.parse("\n".join(line for line in text.splitlines() if not line.startswith("%")))
+        code = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("vae_keras"):
+                found = importlib.import_module(node.module)
+                assert [each.name for each in node.names if not hasattr(found, each.name)] == []
     assert "pip install" in cells(path, "markdown")[0]
 
 
