@@ -52,6 +52,7 @@ myst_heading_anchors = 3
 # A notebook is run when the site is built, and an error in it fails the build. A test of the pages
 # only sets `-D nb_execution_mode=off`.
 nb_execution_mode = "force"
+nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 900
 nb_merge_streams = True
