@@ -56,6 +56,7 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 900
 nb_merge_streams = True
+nb_output_stderr = "remove"  # what TensorFlow says about the machine
 
 html_theme = "pydata_sphinx_theme"
 html_title = "vae-keras"

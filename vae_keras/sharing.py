@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +46,10 @@ class _PresetNames:
 
 class Sharing:
     """The methods of `VAE` that load a trained model by name, and write one for others."""
+
+    built: bool
+    compile: Callable[..., None]
+    save: Callable[..., None]
 
     presets = _PresetNames()
 
@@ -99,7 +104,7 @@ class Sharing:
             >>> sorted(path.name for path in Path("mine").iterdir())
             ['README.md', 'config.json', 'metadata.json', 'model.weights.h5']
         """
-        if not getattr(self, "built", False):
+        if not self.built:
             raise checks.InputError(
                 "save_pretrained needs a model with weights. Received: a model that saw no images. "
                 "Call fit or build((None, H, W, C)) first."
@@ -107,7 +112,7 @@ class Sharing:
         target = checks.writable("the folder", folder, folder=True)
         with tempfile.TemporaryDirectory() as temporary:
             packed = Path(temporary) / "model.keras"
-            self.save(packed)  # type: ignore[attr-defined]
+            self.save(packed)
             with zipfile.ZipFile(packed) as archive:
                 for name in reversed(keras_file.MEMBERS):  # the weights first
                     with files.atomic_write(target / name) as file:
