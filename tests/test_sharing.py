@@ -34,6 +34,17 @@ def test_a_folder_comes_back_compiled(folder):
     assert vae.compiled
 
 
+def test_the_state_of_the_optimizer_is_not_shared(digits, folder, tmp_path, recwarn):
+    vae = small_vae(seed=3)
+    vae.fit(digits, verbose=0)
+    vae.save_pretrained(tmp_path / "mine")
+    assert same(VAE.from_preset(tmp_path / "mine"), vae)
+    sizes = [(at / "model.weights.h5").stat().st_size for at in (folder, tmp_path / "mine")]
+    assert sizes[0] == sizes[1]
+    assert "compile_config" not in json.loads((folder / "config.json").read_text())
+    assert [warning for warning in recwarn if "optimizer" in str(warning.message)] == []
+
+
 def test_keras_own_loader_reads_the_folder(folder):
     assert same(keras.saving.load_model(folder), small_vae(seed=3))
 

@@ -48,8 +48,12 @@ class Sharing:
     """The methods of `VAE` that load a trained model by name, and write one for others."""
 
     built: bool
+    image_shape: tuple[int, ...]
+    build: Callable[..., None]
     compile: Callable[..., None]
-    save: Callable[..., None]
+    from_config: Callable[..., Any]
+    get_config: Callable[..., dict[str, Any]]
+    get_weights: Callable[..., Any]
 
     presets = _PresetNames()
 
@@ -88,9 +92,9 @@ class Sharing:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes the model as the files of a repository of the Hugging Face Hub.
 
-        They are the configuration, the weights and a model card, which is kept if the folder has
-        one. `from_preset(folder)` and `keras.saving.load_model(folder)` load them, and
-        `huggingface_hub.upload_folder` uploads them.
+        They are the configuration and the weights, without the optimizer's state, and a model card,
+        which is kept if the folder has one. `from_preset(folder)` loads them, and so does
+        `keras.saving.load_model(folder)`. `huggingface_hub.upload_folder` uploads them.
 
         Args:
             folder: the folder. It is created if it does not exist.
@@ -112,7 +116,10 @@ class Sharing:
         target = checks.writable("the folder", folder, folder=True)
         with tempfile.TemporaryDirectory() as temporary:
             packed = Path(temporary) / "model.keras"
-            self.save(packed)
+            bare = type(self).from_config(self.get_config())  # it has no optimizer
+            bare.build((None, *self.image_shape))
+            bare.set_weights(self.get_weights())
+            bare.save(packed)
             with zipfile.ZipFile(packed) as archive:
                 for name in reversed(keras_file.MEMBERS):  # the weights first
                     with files.atomic_write(target / name) as file:

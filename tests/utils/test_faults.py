@@ -485,7 +485,7 @@ WRITERS = {
     ("export.warmup", "tf.io.TFRecordWriter"),  # into a folder that is renamed
     ("model", "super().save"),  # the user's own call of Keras' save
     ("report.figures", "figure.savefig"),  # atomic_write
-    ("sharing", "self.save"),  # into a temporary folder
+    ("sharing", "bare.save"),  # into a temporary folder
     ("training.artifacts", "model.save"),  # staged
     ("training.best", "np.savez"),  # atomic_write
     ("training.checkpoints", "model.save"),  # staged
