@@ -51,29 +51,44 @@ def seeds(rows: int, seed: int = 7) -> np.ndarray:
     return np.stack([np.full(rows, seed), np.arange(rows)], axis=1).astype(np.int32)
 
 
+def labelled(vae: VAE, x: np.ndarray):
+    """Images, and for a model with classes labels beside them: what `fit` takes."""
+    return x if vae.num_classes is None else (x, np.arange(len(x)) % vae.num_classes)
+
+
 def signature_answers(vae: VAE, rows: int) -> dict[str, tuple[dict, dict]]:
     """Every signature's inputs, and what the Python model's own methods make of them."""
     x, y = images(rows, vae.image_shape), images(rows, vae.image_shape, seed=1)
+    given = {} if vae.num_classes is None else {"labels": np.arange(rows) % vae.num_classes}
+    as_int32 = {name: value.astype(np.int32) for name, value in given.items()}
+    ends = {f"{end}_{name}": value for name, value in as_int32.items() for end in ("start", "end")}
     latents = np.random.default_rng(2).normal(size=(rows, vae.latent_dim)).astype(np.float32)
-    posterior, drawn = vae.encode(x), vae.prior_latents(rows, seed=7)
+    posterior, drawn = vae.encode(x, **given), vae.prior_latents(rows, seed=7)
     weight = np.linspace(0, 1, rows, dtype=np.float32)
     shown = "probabilities" if vae.likelihood.support == "binary" else "means"
-    line = (1 - weight[:, None]) * posterior.loc + weight[:, None] * vae.encode(y).loc
-    return {
-        "reconstruct": ({"images": x}, {"reconstructions": vae.reconstruct(x)}),
-        "serving_default": ({"images": x}, {"reconstructions": vae.reconstruct(x)}),
-        "encode": ({"images": x}, posterior._asdict()),
-        "decode": ({"latents": latents}, {shown: vae.decode(latents)}),
+    line = (1 - weight[:, None]) * posterior.loc + weight[:, None] * vae.encode(y, **given).loc
+    reconstructions = {"reconstructions": vae.reconstruct(x, **given)}
+    pictures = {"images": x, **as_int32}
+    answers = {
+        "reconstruct": (pictures, reconstructions),
+        "serving_default": (pictures, reconstructions),
+        "encode": (pictures, posterior._asdict()),
+        "decode": ({"latents": latents, **as_int32}, {shown: vae.decode(latents, **given)}),
         "sample": (
-            {"seeds": seeds(rows)},
-            {"latents": drawn, shown: vae.sample(rows, seed=7)},
+            {"seeds": seeds(rows), **as_int32},
+            {"latents": drawn, shown: vae.sample(rows, seed=7, **given)},
         ),
         "interpolate": (
-            {"start_images": x, "end_images": y, "fractions": weight},
-            {shown: vae.decode(line)},
+            {"start_images": x, "end_images": y, "fractions": weight, **ends},
+            {shown: vae.decode(line, **given)},
         ),
-        "score": ({"images": x, "seeds": seeds(rows)}, vae.elbo(x, seed=7)._asdict()),
+        "score": ({**pictures, "seeds": seeds(rows)}, vae.elbo(x, seed=7, **given)._asdict()),
     }
+    if given:
+        answers["transfer"] = (pictures, {shown: vae.transfer(x, **given)})
+        classified = vae.classify(x, 50, seed=7)._asdict()
+        answers["classify"] = ({"images": x, "seeds": seeds(rows)}, classified)
+    return answers
 
 
 needs_muon = pytest.mark.skipif(

@@ -67,7 +67,7 @@ def by_quadrature(vae: VAE, x: np.ndarray) -> np.ndarray:
 class LinearGaussian(VAE):
     """p(z) = N(0, I), p(x | z) = N(W z + b, I / 4): log p(x) is a normal density."""
 
-    def decode_distribution(self, latents: tf.Tensor, training: bool = False) -> tfd.Distribution:
+    def decode_distribution(self, latents, labels=None, training=False) -> tfd.Distribution:
         return tfd.Independent(tfd.Normal(self.decoder(latents), 0.5), 3)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import signature_answers
+from tests.conftest import labelled, signature_answers
 from vae_keras import (
     ELBO,
     IWAE,
@@ -24,7 +24,7 @@ from vae_keras import (
 )
 from vae_keras.priors import AutoregressiveFlow
 
-GREY, COLOUR = (9, 7, 1), (9, 7, 3)
+GREY, COLOUR, CLASSES = (9, 7, 1), (9, 7, 3), 3
 MIXTURE = DiscretizedLogisticMixture(components=2)
 
 
@@ -42,7 +42,10 @@ def member(
         parts = TopDownEncoder(**size), TopDownDecoder(shape, **size, parameters_per_pixel=numbers)
     else:
         parts = flat_parts(kind, shape, dtype, likelihood)
-    vae = VAE(*parts, objective=objective, likelihood=likelihood, prior=prior and prior())
+    classes = {"num_classes": CLASSES} if kind.endswith("_of_classes") else {}
+    vae = VAE(
+        *parts, objective=objective, likelihood=likelihood, prior=prior and prior(), **classes
+    )
     vae.compile(**compiled)
     return vae
 
@@ -57,9 +60,9 @@ def flat_parts(
     encoder, decoder, size = {
         "mlp": (MLPEncoder, MLPDecoder, {"hidden": (8,), "activation": "mish"}),
         "conv": (ConvEncoder, ConvDecoder, {"widths": (4, 6)}),
-    }[kind]
+    }[kind.removesuffix("_of_classes")]
     more = {"parameters_per_pixel": numbers_per_pixel(likelihood, shape)}
-    if kind == "conv" and isinstance(likelihood, DiscretizedLogisticMixture):
+    if kind.startswith("conv") and isinstance(likelihood, DiscretizedLogisticMixture):
         more |= {"upsampling": "nearest", "bound": 8.0}
     return (
         encoder(latent_dim=3, dtype=dtype, **size),
@@ -87,13 +90,22 @@ MEMBERS = {
     "conv-elbo-colour-levels": ("conv", ELBO(), COLOUR, MIXTURE),
     "mlp-iwae-levels": ("mlp", IWAE(4, num_resampled=2), GREY, MIXTURE),
     "top-down-elbo-colour-levels": ("top_down", ELBO(), COLOUR, MIXTURE),
+    "mlp-iwae-of-classes": ("mlp_of_classes", IWAE(4), GREY),
+    "mlp-elbo-flow-of-classes": ("mlp_of_classes", ELBO(2.0, warmup_steps=4), GREY, None, flow),
+    "conv-elbo-colour-levels-of-classes": ("conv_of_classes", ELBO(), COLOUR, MIXTURE),
 }
 # Each member is in the fast suite once, and each test has one of each kind of network there.
-SAVED = ("mlp-elbo", "conv-elbo-colour", "conv-iwae", "top-down-iwae")
-SERVED = ("mlp-iwae-colour", "conv-iwae-flow", "mlp-iwae-levels", "top-down-elbo-colour-continuous")
+SAVED = (
+    *("mlp-elbo", "conv-elbo-colour", "conv-iwae", "top-down-iwae"),
+    "conv-elbo-colour-levels-of-classes",
+)
+SERVED = (
+    *("mlp-iwae-colour", "conv-iwae-flow", "mlp-iwae-levels", "top-down-elbo-colour-continuous"),
+    "mlp-elbo-flow-of-classes",
+)
 MEASURED = (
     *("mlp-iwae-continuous", "conv-elbo-colour-continuous", "conv-elbo-colour-levels"),
-    "top-down-elbo-colour-levels",
+    *("top-down-elbo-colour-levels", "mlp-iwae-of-classes"),
 )
 
 
@@ -108,7 +120,7 @@ def trained(request) -> VAE:
     """A member after two epochs."""
     parts = MEMBERS[request.param]
     vae = member(*parts, jit_compile=False)
-    vae.fit(images(parts[2]), batch_size=8, epochs=2, verbose=0)
+    vae.fit(labelled(vae, images(parts[2])), batch_size=8, epochs=2, verbose=0)
     return vae
 
 
@@ -118,7 +130,7 @@ def test_each_member_is_in_the_fast_suite():
 
 @members(*SAVED)
 def test_a_saved_member_answers_alike_and_trains_on(trained, tmp_path):
-    x = images(trained.image_shape)
+    x = labelled(trained, images(trained.image_shape))
     trained.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert type(again.encoder) is type(trained.encoder)
@@ -150,6 +162,7 @@ def test_every_signature_of_a_member_answers(trained, tmp_path):
 @members(*MEASURED)
 def test_a_members_figures_are_in_order(trained):
     x = data.binarize(images(trained.image_shape), 0, trained.binarization)
+    x = labelled(trained, x)
     elbo = evaluation.evaluate_elbo(trained, x, 200).elbo.mean
     bound = evaluation.estimate_log_likelihood(trained, x, 400, verbose=False)
     assert elbo < bound.curve[10].mean < bound.curve[100].mean < bound.estimate.mean
@@ -166,6 +179,7 @@ SLOW = pytest.mark.slow
         pytest.param(("mlp", ELBO(), GREY), id="mlp"),
         pytest.param(("mlp", IWAE(4, num_resampled=2), GREY), id="resampled", marks=SLOW),
         pytest.param(("conv", IWAE(4), GREY), id="conv", marks=SLOW),
+        pytest.param(("mlp_of_classes", ELBO(), GREY), id="classes", marks=SLOW),
         pytest.param(("top_down", IWAE(4, num_resampled=1), GREY), id="top-down", marks=SLOW),
         pytest.param(("mlp", IWAE(4), GREY, ContinuousBernoulli()), id="grey", marks=SLOW),
         pytest.param(("mlp", ELBO(), GREY, MIXTURE), id="levels", marks=SLOW),
@@ -178,7 +192,8 @@ SLOW = pytest.mark.slow
 def test_xla_changes_nothing_but_rounding(parts):
     def logs(jit_compile: bool) -> dict[str, list[float]]:
         vae = member(*parts, jit_compile=jit_compile)
-        return vae.fit(images(GREY), batch_size=8, epochs=2, verbose=0).history
+        x = labelled(vae, images(GREY))
+        return vae.fit(x, batch_size=8, epochs=2, verbose=0).history
 
     plain, compiled = logs(False), logs(True)
     for name, values in plain.items():
@@ -194,6 +209,7 @@ def test_xla_changes_nothing_but_rounding(parts):
         pytest.param(("conv", ELBO(), GREY, None, flow), marks=SLOW),
         pytest.param(("conv", IWAE(4), GREY), marks=SLOW),
         ("conv", ELBO(), GREY, MIXTURE),
+        pytest.param(("conv_of_classes", ELBO(), GREY), marks=SLOW),
         pytest.param(("conv", IWAE(4, num_resampled=2), GREY, ContinuousBernoulli()), marks=SLOW),
         pytest.param(("top_down", ELBO(), GREY, ContinuousBernoulli()), marks=SLOW),
         pytest.param(("top_down", IWAE(4, num_resampled=2), GREY), marks=SLOW),
@@ -207,9 +223,10 @@ def test_xla_changes_nothing_but_rounding(parts):
 def test_bfloat16_networks_train_under_float32_distributions(parts):
     half = member(*parts, dtype="mixed_bfloat16", jit_compile=False)
     full = member(*parts, jit_compile=False)
-    x = images(GREY)
+    x = labelled(half, images(GREY))
     logs = [vae.fit(x, batch_size=8, epochs=3, verbose=0).history["elbo"] for vae in (half, full)]
     np.testing.assert_allclose(*logs, rtol=0.02, atol=0.02)
     assert half.reconstruct(x).dtype == np.float32
     assert {weight.dtype for weight in half.get_weights()} == {np.dtype("float32")}
-    assert half.posterior(tf.zeros((1, *GREY))).distribution.loc.dtype == tf.float32
+    one_hot = None if half.num_classes is None else tf.zeros((1, CLASSES))
+    assert half.posterior(tf.zeros((1, *GREY)), one_hot).distribution.loc.dtype == tf.float32

@@ -16,7 +16,7 @@ if startup.PROGRAM is None or TYPE_CHECKING:
     from vae_keras.distributions import Bernoulli, ContinuousBernoulli
     from vae_keras.logistic_mixture import DiscretizedLogisticMixture
     from vae_keras.model import VAE
-    from vae_keras.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+    from vae_keras.networks import ConvDecoder, ConvEncoder, MLPClassifier, MLPDecoder, MLPEncoder
     from vae_keras.objectives import ELBO, IWAE
     from vae_keras.top_down import TopDownDecoder, TopDownEncoder
 
@@ -32,6 +32,7 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "DiscretizedLogisticMixture",
+    "MLPClassifier",
     "MLPDecoder",
     "MLPEncoder",
     "TopDownDecoder",
@@ -48,6 +49,7 @@ _CLASSES = {
     "ConvDecoder": "networks",
     "ConvEncoder": "networks",
     "DiscretizedLogisticMixture": "logistic_mixture",
+    "MLPClassifier": "networks",
     "MLPDecoder": "networks",
     "MLPEncoder": "networks",
     "TopDownDecoder": "top_down",

@@ -135,6 +135,34 @@ def _with_methods(name: str, part: Any, methods: Sequence[str], example: str, *m
     return part
 
 
+def classifier(part: Any, classes: Any, decoder: Any) -> keras.layers.Layer | None:
+    """Returns a classifier, or None.
+
+    Raises:
+        checks.InputError: for anything but a Keras layer or model, for a model without classes,
+            for a classifier that ends in probabilities, and for classes beside a top-down decoder.
+    """
+    if classes is not None and inference.is_top_down(decoder):
+        raise checks.InputError(
+            "A top-down decoder takes no labels. "
+            f"Received: {classes.count} classes. Use other networks, or leave the classes out."
+        )
+    if part is None:
+        return None
+    if classes is None or not isinstance(part, keras.layers.Layer):
+        received = "a model without classes" if classes is None else repr(part)
+        raise checks.InputError(
+            "The classifier must be a Keras layer or model, for a model with classes. "
+            f"Received: {received:.200}. Pass num_classes and an instance."
+        )
+    if (activation := _last_activation(part)) in _PROBABILITIES:
+        raise checks.InputError(
+            "The classifier must end in logits, without an activation. "
+            f"Received: a last layer with activation {activation!r}. Remove it."
+        )
+    return part
+
+
 def scale_parameter(name: str | None) -> str | None:
     """Returns what an encoder gives beside loc, or None.
 
@@ -194,16 +222,20 @@ def batch_shape(shape: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def declared_image_shape(
-    encoder: keras.layers.Layer, decoder: keras.layers.Layer, likelihood: Any
+    encoder: keras.layers.Layer,
+    decoder: keras.layers.Layer,
+    likelihood: Any,
+    num_classes: int | None,
 ) -> tuple[int, ...] | None:
     """Returns the image shape that the parts state, or None when only data can tell."""
     latent_dim = getattr(decoder if inference.is_top_down(decoder) else encoder, "latent_dim", None)
     shape = None
     if encoder.built and hasattr(encoder, "input_shape"):
         shape = encoder.input_shape
+        shape = shape[0] if num_classes and isinstance(shape, list) else shape
     elif isinstance(latent_dim, int):
         with contextlib.suppress(Exception):  # a decoder that cannot tell is asked at the build
-            *most, numbers = decoder(keras.KerasTensor((None, latent_dim))).shape
+            *most, numbers = decoder(_symbols((None, latent_dim), num_classes)).shape
             fits = (
                 c for c in range(1, numbers + 1) if parameters_per_pixel(likelihood, c) == numbers
             )
@@ -220,6 +252,7 @@ def build(
     scale_parameter: str | None,
     likelihood: Any,
     shape: tuple[Any, ...],
+    num_classes: int | None,
 ) -> int:
     """Creates the weights of both networks.
 
@@ -229,6 +262,7 @@ def build(
         scale_parameter: what the encoder gives beside loc, or None.
         likelihood: p(x | z), which says how many parameters a pixel has.
         shape: of a batch of images, (None, H, W, C).
+        num_classes: number of classes, or None for networks that take no labels.
 
     Returns:
         The number of latent dimensions.
@@ -236,7 +270,7 @@ def build(
     Raises:
         checks.InputError: when the networks do not fit each other or the images.
     """
-    parameters = _output("encoder", encoder, shape)
+    parameters = _output("encoder", encoder, shape, num_classes)
     if inference.is_top_down(decoder):
         latent_dim = _build_inference(encoder, decoder, shape)
     elif isinstance(parameters, list):
@@ -255,7 +289,7 @@ def build(
                 f"Received: {parameters} for images {shape}. End it with Dense(2 * latent_dim)."
             )
         latent_dim = parameters[-1] // 2
-    parameters = _output("decoder", decoder, (None, latent_dim))
+    parameters = _output("decoder", decoder, (None, latent_dim), num_classes)
     numbers = parameters_per_pixel(likelihood, shape[-1])
     if isinstance(parameters, list) or parameters[1:] != (*shape[1:-1], numbers):
         kind, is_plain = type(likelihood).__name__, numbers == shape[-1]
@@ -323,18 +357,52 @@ def check_top_down(prior: Any, scale_parameter: str | None) -> None:
         )
 
 
-def _output(name: str, part: keras.layers.Layer, shape: tuple[Any, ...]) -> Any:
+def build_classifier(
+    classifier: keras.layers.Layer, shape: tuple[Any, ...], num_classes: int | None
+) -> None:
+    """Creates the weights of a classifier.
+
+    Raises:
+        checks.InputError: for another shape than [N, num_classes].
+    """
+    found = _output("classifier", classifier, shape)
+    if found != (None, num_classes):
+        raise checks.InputError(
+            f"The classifier must return logits [N, {num_classes}]. "
+            f"Received: {found} for images {shape}. End it with Dense({num_classes})."
+        )
+
+
+def _output(
+    name: str, part: keras.layers.Layer, shape: tuple[Any, ...], num_classes: int | None = None
+) -> Any:
     """The shape of a network's output, or a list of shapes; this creates its weights."""
-    output = part(keras.KerasTensor(shape))
+    try:
+        output = part(_symbols(shape, num_classes))
+    except (ValueError, TypeError) as error:
+        if num_classes is None:
+            raise
+        features = "images" if name == "encoder" else "latents"
+        raise checks.InputError(
+            f"The {name} of a model with classes must take [{features}, labels], with one-hot "
+            f"labels [N, {num_classes}]. Received: a network that refuses them "
+            f"({str(error).splitlines()[0]:.200}). Give it two inputs."
+        ) from error
     if isinstance(output, keras.KerasTensor):
         return tuple(output.shape)
     if isinstance(output, (tuple, list)):
         return [tuple(tensor.shape) for tensor in output]
+    wanted = {"encoder": "[N, 2 * latent_dim]", "decoder": "logits [N, H, W, C]"}
     raise checks.InputError(
-        f"The {name} must return "
-        + ("[N, 2 * latent_dim]" if name == "encoder" else "logits [N, H, W, C]")
-        + f". Received: a {type(output).__name__}. Return a tensor."
+        f"The {name} must return {wanted.get(name, 'logits [N, num_classes]')}. "
+        f"Received: a {type(output).__name__}. Return a tensor."
     )
+
+
+def _symbols(shape: tuple[Any, ...], num_classes: int | None) -> Any:
+    """What a network is called with to learn the shape of its output."""
+    features = keras.KerasTensor(shape)
+    return features if num_classes is None else [features, keras.KerasTensor((None, num_classes))]
 
 
 # ------------------------------------------------------------------------------------- images
@@ -446,6 +514,18 @@ def checked(images: tf.Tensor, image_shape: tuple[int, ...], support: str) -> tf
     )
 
 
+def same_rows(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns images and labels once it is known that there are equally many."""
+    same = tf.equal(tf.shape(images)[0], tf.shape(labels)[0])
+    rule = (
+        "labels must hold one class for each image. Received: another number of labels in a batch. "
+        "Pass one label for each of them."
+    )
+    labels = graph_checks.guard(labels, same, rule)
+    with tf.control_dependencies([labels]):  # the images wait for the checks of the labels
+        return tf.identity(images), labels
+
+
 def _shape_rule(image_shape: tuple[int, ...]) -> str:
     return (
         "A dataset must yield images [N, H, W] or [N, H, W, C] of the model's shape "
@@ -453,15 +533,19 @@ def _shape_rule(image_shape: tuple[int, ...]) -> str:
     )
 
 
-def warn_of_probabilities(decoder: keras.layers.Layer, latent_dim: int) -> None:
+def warn_of_probabilities(
+    decoder: keras.layers.Layer, latent_dim: int, num_classes: int | None
+) -> None:
     """Warns when a decoder returns values in [0, 1] only, which logits hardly ever are.
 
     Args:
         decoder: latents to logits.
         latent_dim: number of latent dimensions.
+        num_classes: number of classes, or None for a decoder that takes no labels.
     """
     latents = noise.normal(0, noise.Stream.PRIOR, rows=8, size=latent_dim)
-    logits = tf.cast(decoder(latents, training=False), tf.float32)
+    inputs = latents if num_classes is None else [latents, tf.one_hot([0] * 8, num_classes)]
+    logits = tf.cast(decoder(inputs, training=False), tf.float32)
     if bool(tf.reduce_all((logits >= 0.0) & (logits <= 1.0)) & tf.reduce_any(logits > 0.0)):
         warnings.warn(
             "The decoder must return logits, of any sign and size. Received: values that all lie "

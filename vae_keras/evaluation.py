@@ -184,8 +184,11 @@ def estimate_log_likelihood(
     batch_size: int = 20,
     curve: Sequence[int] = CURVE,
     verbose: bool = True,
+    labels: Any = None,
 ) -> LogLikelihood:
     """Estimates log p(x) of each image with importance samples from its posterior.
+
+    A model with classes is measured by log p(x | y).
 
     The estimate is log mean_k p(x, z_k) / q(z_k | x). Its expectation is a lower bound on log p(x)
     that tightens with k. The weights are reduced chunk by chunk: at most chunk_size * batch_size of
@@ -203,6 +206,7 @@ def estimate_log_likelihood(
         curve: numbers of samples k at which the bound is reported. Those above num_samples are left
             out. Default `CURVE`.
         verbose: whether to show a progress bar. Default True.
+        labels: classes of the images, as in `VAE.encode`. Default: those in x.
 
     Returns:
         `LogLikelihood`, in nats per image.
@@ -220,7 +224,7 @@ def estimate_log_likelihood(
     References:
         Burda et al. 2016, "Importance weighted autoencoders", equation 8 and section 5.
     """
-    images = observations(model, x)
+    images, *given = labelled_observations(model, x, labels)
     # The index of a sample is an int32. The logits of a chunk are held at once.
     num_samples = checks.whole_number("num_samples", num_samples, 1, 2**31 - 1)
     chunk = min(checks.whole_number("chunk_size", chunk_size, 1), num_samples)
@@ -236,8 +240,10 @@ def estimate_log_likelihood(
     def of_batch(start: int) -> tuple[dict[int, np.ndarray], np.ndarray]:
         """Returns the bound for each k and the effective sample sizes of up to `batch` images."""
         held = min(batch, len(images) - start)
-        rows = _filled(np.asarray(images[start : start + batch]), batch)
-        context = model.graphs.context(rows)
+        rows, *classes = (
+            _filled(np.asarray(part[start : start + batch]), batch) for part in (images, *given)
+        )
+        context = model.graphs.context(rows, *classes)
         identity = tf.constant([_identity(row) for row in rows])
         totals = {k: np.zeros(batch) for k in wanted}  # sums of the log-sums of finished groups
         unfinished = {k: np.full(batch, -np.inf) for k in wanted}
@@ -283,6 +289,7 @@ def estimate_by_difference(
     *,
     seed: int = 0,
     verbose: bool = True,
+    labels: Any = None,
 ) -> LogLikelihood:
     """Estimates log p(x) where all samples for every image would take too long.
 
@@ -299,6 +306,7 @@ def estimate_by_difference(
         num_refined: number of images that are measured with all samples, from 2 to N. Default 1000.
         seed: seed of the noise, integer in [0, 2^31). Default 0.
         verbose: whether to show progress bars. Default True.
+        labels: classes of the images, as in `VAE.encode`. Default: those in x.
 
     Returns:
         `LogLikelihood`. In `per_example` a refined image has its own bound. Any other image has its
@@ -316,12 +324,13 @@ def estimate_by_difference(
         Särndal, Swensson & Wretman 1992, "Model assisted survey sampling", section 6.3 on the
         difference estimator.
     """
-    images = observations(model, x)
+    images, *given = labelled_observations(model, x, labels)
     checks.whole_number("num_samples", num_samples, FEW + 1, 2**31 - 1)
     checks.whole_number("num_refined", num_refined, 2, len(images))
     rows = np.arange(num_refined) * len(images) // num_refined
-    few = estimate_log_likelihood(model, images, FEW, seed=seed, verbose=verbose)
-    refined = select(images, rows)
+    every = images, *(each.argmax(axis=1) for each in given)
+    refined = tuple(select(part, rows) for part in every)
+    few = estimate_log_likelihood(model, every, FEW, seed=seed, verbose=verbose)
     full = estimate_log_likelihood(model, refined, num_samples, seed=seed, verbose=verbose)
     raised = {k: _raised(few, full, k, rows) for k in full.curve if k > FEW}
     return LogLikelihood(
@@ -358,7 +367,9 @@ def _raised(few: LogLikelihood, full: LogLikelihood, k: int, rows: np.ndarray) -
     return Estimate(float(values.mean()), math.sqrt(max(variance, 0.0)), values)
 
 
-def evaluate_elbo(model: VAE, x: Any, num_samples: int = 1, *, seed: int = 0) -> ElboTerms:
+def evaluate_elbo(
+    model: VAE, x: Any, num_samples: int = 1, *, seed: int = 0, labels: Any = None
+) -> ElboTerms:
     """Measures the ELBO, the rate and the distortion of each image.
 
     Args:
@@ -366,6 +377,7 @@ def evaluate_elbo(model: VAE, x: Any, num_samples: int = 1, *, seed: int = 0) ->
         x: images in any form that `VAE.fit` takes. They are not binarized here.
         num_samples: posterior samples that are averaged for each image, >= 1. Default 1.
         seed: seed of the noise, integer in [0, 2^31). Default 0.
+        labels: classes of the images, as in `VAE.elbo`. Default: those in x.
 
     Returns:
         `ElboTerms`, in nats per image.
@@ -379,7 +391,8 @@ def evaluate_elbo(model: VAE, x: Any, num_samples: int = 1, *, seed: int = 0) ->
         (60,)
     """
     num_samples = checks.whole_number("num_samples", num_samples, 1)
-    images = require_built(model, "an evaluation").images(x)
+    built = require_built(model, "an evaluation")
+    images, *given = built.labelled(x, labels, may_miss=True)
     checks.memory("num_samples", num_samples, 4 * model.latent_dim * min(1000, len(images)))
     seed = checks.seed(seed)
     started = time.perf_counter()
@@ -394,7 +407,8 @@ def evaluate_elbo(model: VAE, x: Any, num_samples: int = 1, *, seed: int = 0) ->
         if rows.dtype == np.uint8:
             rows = rows.astype(np.float32) / 255.0
         draws = draw_noise(tf.constant([_identity(row) for row in rows]))  # [N, S, L]
-        terms = [bound(tf.constant(rows), draws[:, index]) for index in range(num_samples)]
+        parts = [tf.constant(part[start : start + 1000]) for part in given]
+        terms = [bound(tf.constant(rows), draws[:, index], *parts) for index in range(num_samples)]
         blocks.append(np.mean(terms, axis=0, dtype=np.float64))  # [3, N]
     elbo, log_likelihood, kl = np.concatenate(blocks, axis=1)
     return ElboTerms(
@@ -453,13 +467,16 @@ def rate_distortion(
     return terms.rate.mean, terms.distortion.mean
 
 
-def active_units(model: VAE, x: Any, threshold: float = ACTIVE_THRESHOLD) -> ActiveUnits:
+def active_units(
+    model: VAE, x: Any, threshold: float = ACTIVE_THRESHOLD, labels: Any = None
+) -> ActiveUnits:
     """Finds the latent dimensions whose posterior mean varies over the data.
 
     Args:
         model: a built model.
         x: images in any form that `VAE.fit` takes.
         threshold: smallest variance of an active dimension, > 0. Default `ACTIVE_THRESHOLD`.
+        labels: classes of the images, as in `VAE.encode`. Default: those in x.
 
     Returns:
         `ActiveUnits`.
@@ -476,12 +493,12 @@ def active_units(model: VAE, x: Any, threshold: float = ACTIVE_THRESHOLD) -> Act
         Burda et al. 2016, "Importance weighted autoencoders", section 5.2.
     """
     threshold = checks.positive("threshold", threshold)
-    require_built(model, "an evaluation")
-    images = model.images(x)
-    variance = model.encode(images).loc.var(axis=0)
+    images, *given = require_built(model, "an evaluation").labelled(x, labels)
+    posterior = model.encode(images, *(each.argmax(axis=1) for each in given))
+    variance = posterior.loc.var(axis=0)
     kl = None
     if isinstance(model.prior, StandardNormal):
-        loc, scale = _drawn_posterior(model, images)
+        loc, scale = _drawn_posterior(model, images) if model.is_top_down else posterior
         kl = 0.5 * (loc**2 + scale**2 - 1.0) - np.log(scale)
         kl = kl.mean(axis=0, dtype=np.float64)
     shapes = inference.latent_groups(model.decoder, model.latent_dim)
@@ -489,13 +506,11 @@ def active_units(model: VAE, x: Any, threshold: float = ACTIVE_THRESHOLD) -> Act
 
 
 def _drawn_posterior(model: VAE, images: Array) -> tuple[np.ndarray, np.ndarray]:
-    """Returns loc and scale of each latent, given a draw of the groups above, [N, latent_dim]."""
-    if not model.is_top_down:
-        return model.encode(images)
+    """Returns loc and scale of each latent of a top-down model, given a draw of those above."""
 
     def posterior(rows: tf.Tensor, identity: tf.Tensor) -> Any:
         draws = _keyed_noise(model.latent_dim, 0, identity, 1, 0)[:, 0]
-        return model.encode_tensors(model.pixels(rows), draws)
+        return model.encode_tensors(model.pixels(rows), noise=draws)
 
     compiled = graphs.compiled(posterior)
     starts = range(0, len(images), _KERNEL_ROWS)
@@ -529,7 +544,30 @@ def observations(model: VAE, x: Any) -> Array:
         >>> observations(vae, np.full([1, 6, 6], 255, np.uint8)).shape
         (1, 6, 6, 1)
     """
-    images = require_built(model, "an evaluation").images(x)
+    return _supported(model, require_built(model, "an evaluation").images(x))
+
+
+def labelled_observations(model: VAE, x: Any, labels: Any = None) -> tuple[Any, ...]:
+    """Returns images as `observations`, and for a model with classes their one-hot labels.
+
+    Args:
+        model: a built model.
+        x: images, or images with their labels.
+        labels: classes of the images, as in `VAE.encode`. Default: those in x.
+
+    Raises:
+        checks.InputError: as `observations`, and for labels that cannot be right.
+
+    Example:
+        >>> len(labelled_observations(vae, np.full([1, 6, 6], 255, np.uint8)))
+        1
+    """
+    images, *given = require_built(model, "an evaluation").labelled(x, labels)
+    return _supported(model, images), *given
+
+
+def _supported(model: VAE, images: Array) -> Array:
+    """Returns images as float32 after checking that the likelihood supports them."""
     if model.likelihood.support == "binary":
         _require_binary(images)
     else:

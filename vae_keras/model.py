@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from vae_keras import assembly, data, distributions, inference, noise, priors
-from vae_keras.array_methods import ArrayMethods, Graphs, Posterior
+from vae_keras import assembly, distributions, inference, labels, priors
+from vae_keras.array_methods import Graphs, Posterior
+from vae_keras.conditional import ConditionalMethods, Conditioned
 from vae_keras.image_examples import ImageExamples
 from vae_keras.logistic_mixture import DiscretizedLogisticMixture
 from vae_keras.networks import MLPDecoder, MLPEncoder
 from vae_keras.objectives import ELBO, IWAE, Terms, elbo_terms
 from vae_keras.sharing import Sharing
-from vae_keras.trainer import Bound, Trainer, fast_path
-from vae_keras.utils import checks, graphs
+from vae_keras.trainer import Trainer
+from vae_keras.utils import checks
 
 __all__ = ["VAE", "Posterior", "require_built"]
 
@@ -27,20 +28,8 @@ Likelihood = (
 )
 
 
-class Draws(NamedTuple):
-    """The random numbers of a batch, which are drawn outside of the compiled kernel.
-
-    Attributes:
-        bits: uint16 [..., N, H, W, C], for the binarization.
-        noise: float32 [..., N, noise_size], standard normal, for the posterior.
-    """
-
-    bits: tf.Tensor
-    noise: tf.Tensor
-
-
 @keras.saving.register_keras_serializable(package="vae_keras")
-class VAE(Sharing, ArrayMethods, ImageExamples, Trainer):
+class VAE(Sharing, ConditionalMethods, ImageExamples, Trainer):
     """A variational autoencoder with a diagonal normal posterior and independent pixels.
 
     `fit`, `evaluate` and `predict` take what those of `keras.Model` take. Images are uint8 in
@@ -72,10 +61,19 @@ class VAE(Sharing, ArrayMethods, ImageExamples, Trainer):
         scale_parameter: what the encoder returns beside loc: "raw" for the scale before a
             softplus, "log_variance" or "scale". An encoder with two outputs must state it.
             Default "raw" for an encoder with one output.
+        num_classes: number of classes K of a conditional model, p(z) p(x | z, y) and q(z | x, y).
+            Its networks take `[images, labels]` and `[latents, labels]` with one-hot labels
+            [N, K], and its figures are those of log p(x | y). Default None, for no classes.
+        class_names: K names that labels may be given by. Default None.
+        classifier: Keras layer or model from images to logits [N, K] of q(y | x). It lets images
+            without a label, -1 or an empty name, be trained on. Every image is then measured
+            under each class. Default None.
+        classifier_weight: weight of log q(y | x) in the loss of an image with a label, > 0.
+            Default 1.0.
 
     Raises:
         checks.InputError: for parts that cannot be right, an unknown binarization or one that
-            does not go with the likelihood, or a seed out of range.
+            does not go with the likelihood, or a number out of range.
 
     Example:
         >>> vae = VAE()
@@ -85,10 +83,12 @@ class VAE(Sharing, ArrayMethods, ImageExamples, Trainer):
 
     References:
         Kingma & Welling 2014, "Auto-encoding variational Bayes".
+        Kingma et al. 2014, "Semi-supervised learning with deep generative models".
+        Sohn et al. 2015, "Learning structured output representation using deep conditional
+        generative models".
     """
 
     term_names = Terms._fields
-    possible_settings = ("kl_weight",)
 
     def __init__(
         self,
@@ -100,6 +100,10 @@ class VAE(Sharing, ArrayMethods, ImageExamples, Trainer):
         seed: int = 0,
         likelihood: Likelihood | None = None,
         scale_parameter: str | None = None,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        classifier: keras.layers.Layer | None = None,
+        classifier_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -111,10 +115,14 @@ class VAE(Sharing, ArrayMethods, ImageExamples, Trainer):
             distributions.Bernoulli() if likelihood is None else likelihood
         )
         self.scale_parameter = assembly.scale_parameter(scale_parameter)
+        self.classes = labels.Classes.of(num_classes, class_names, classifier is not None)
+        self.classifier = assembly.classifier(classifier, self.classes, self.decoder)
+        self.classifier_weight = checks.positive("classifier_weight", classifier_weight)
         self.objective = ELBO() if objective is None else objective
         self.binarization = binarization
         self.seed = seed
-        image_shape = assembly.declared_image_shape(self.encoder, self.decoder, self.likelihood)
+        parts = self.encoder, self.decoder, self.likelihood
+        image_shape = assembly.declared_image_shape(*parts, self.num_classes)
         if image_shape is not None:
             self.build((None, *image_shape))
 
@@ -149,7 +157,7 @@ class VAE(Sharing, ArrayMethods, ImageExamples, Trainer):
 
     def __setattr__(self, name: str, value: Any) -> None:
         fixed = ("encoder", "decoder", "prior", "likelihood", "scale_parameter")
-        if name in fixed and getattr(self, "built", False):
+        if name in (*fixed, "classes", "classifier") and getattr(self, "built", False):
             raise checks.InputError(
                 f"The {name} of a model is fixed once the model is built. Received: another "
                 f"{name}. Make a new VAE with it."
@@ -168,38 +176,16 @@ class VAE(Sharing, ArrayMethods, ImageExamples, Trainer):
         shape = assembly.batch_shape(input_shape)
         with self.scope():
             parts = self.encoder, self.decoder, self.scale_parameter, self.likelihood
-            latent_dim = assembly.build(*parts, shape)
+            latent_dim = assembly.build(*parts, shape, self.num_classes)
             if self.is_top_down:
                 assembly.check_top_down(self.prior, self.scale_parameter)
             if isinstance(self.prior, keras.layers.Layer) and not self.prior.built:
                 self.prior.build((None, latent_dim))
+            self.build_classes(shape)
         self.latent_dim, self.image_shape = latent_dim, shape[1:]
         self._build_shapes_dict = {"input_shape": shape}
-        self.graphs = self._trace_later()
+        self.graphs = Graphs.of(self)
         self.built = True
-
-    def _trace_later(self) -> Graphs:
-        images = tf.TensorSpec((None, *self.image_shape))
-        latents = tf.TensorSpec((None, self.latent_dim))
-        number = tf.TensorSpec((), tf.int64)
-
-        def terms(rows: tf.Tensor, seed: tf.Tensor, row: tf.Tensor) -> Terms:
-            count, stream = tf.shape(rows)[0], noise.Stream.TEST_LATENTS
-            draws = noise.normal(seed, stream, rows=count, size=self.latent_dim, row=row)
-            return self.terms(rows, draws)
-
-        context = graphs.compiled(self.context, [images])
-        # The context of a flat posterior is its loc and scale.
-        encode = graphs.compiled(self.encode_tensors, [images])
-        return Graphs(
-            context=context,
-            encode=encode if self.is_top_down else context,
-            decode=graphs.compiled(self.decode_tensors, [latents]),
-            draw=graphs.compiled(self.draw_tensors, [latents, number, number]),
-            prior=graphs.compiled(self.prior.transform, [latents]),
-            reconstruct=graphs.compiled(self.call, [images]),
-            terms=graphs.compiled(terms, [images, number, number]),
-        )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, the parts serialized."""
@@ -210,6 +196,11 @@ class VAE(Sharing, ArrayMethods, ImageExamples, Trainer):
         plain = {"binarization": self.binarization, "seed": self.seed}
         if self.scale_parameter is not None:
             plain["scale_parameter"] = self.scale_parameter
+        if self.classes is not None:
+            plain |= {"num_classes": self.num_classes, "class_names": self.class_names}
+        if self.classifier is not None:
+            serialized["classifier"] = keras.saving.serialize_keras_object(self.classifier)
+            plain["classifier_weight"] = self.classifier_weight
         return super().get_config() | serialized | plain
 
     @classmethod
@@ -217,7 +208,7 @@ class VAE(Sharing, ArrayMethods, ImageExamples, Trainer):
         """Makes the model that `get_config` describes, without its weights."""
         loaded = {
             name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("encoder", "decoder", "prior", "objective", "likelihood")
+            for name in ("encoder", "decoder", "prior", "objective", "likelihood", "classifier")
             if name in config  # the first files have no likelihood
         }
         return cls(**(config | loaded))
@@ -243,21 +234,28 @@ class VAE(Sharing, ArrayMethods, ImageExamples, Trainer):
         """Whether the decoder infers the latents in groups, from the top down."""
         return inference.is_top_down(self.decoder)
 
-    def context(self, images: tf.Tensor, training: bool = False) -> Any:
+    def context(
+        self, images: tf.Tensor, labels: tf.Tensor | None = None, training: bool = False
+    ) -> Any:
         """Returns what inference knows of each image.
 
         Args:
             images: float [N, H, W, C] in [0, 1].
+            labels: one-hot [N, K], for a model with classes. Default None.
             training: whether the encoder trains. Default False.
 
         Returns:
-            `Posterior(loc, scale)`, or the outputs of the encoder for a top-down decoder.
+            `Posterior(loc, scale)`, or the outputs of the encoder for a top-down decoder. For a
+            model with classes `Conditioned(loc, scale, labels)`.
         """
-        parameters = self.encoder(images, training=training)
+        inputs = images if labels is None else [images, labels]
+        parameters = self.encoder(inputs, training=training)
         if self.is_top_down:
             return tuple(tf.nest.flatten(parameters))
         normal = distributions.posterior(parameters, self.scale_parameter or "raw").distribution
-        return Posterior(normal.loc, normal.scale)
+        if labels is None:
+            return Posterior(normal.loc, normal.scale)
+        return Conditioned(normal.loc, normal.scale, labels)
 
     def inference(self, context: Any, training: bool = False) -> inference.Infer:
         """Returns the function from noise to samples of the posterior.
@@ -270,34 +268,43 @@ class VAE(Sharing, ArrayMethods, ImageExamples, Trainer):
         if self.is_top_down:
             walk = functools.partial(self.decoder.infer, training=training)
             return inference.top_down(walk, context, prior, self.likelihood.distribution)
-        posterior = distributions.diagonal_normal(*context)
-        decode = functools.partial(self.decode_distribution, training=training)
-        return inference.flat(posterior, prior, decode)
+        loc, scale, *labels = context
+
+        def decode(latents: tf.Tensor) -> distributions.tfd.Distribution:
+            given = {"labels": labels[0]} if labels else {}
+            return self.decode_distribution(latents, training=training, **given)
+
+        return inference.flat(distributions.diagonal_normal(loc, scale), prior, decode)
 
     def posterior(
-        self, images: tf.Tensor, training: bool = False
+        self, images: tf.Tensor, labels: tf.Tensor | None = None, training: bool = False
     ) -> distributions.tfd.Distribution:
-        """Returns q(z | x) as a TFP distribution.
+        """Returns q(z | x), or q(z | x, y), as a TFP distribution.
 
         The posterior of a top-down decoder is conditioned on the mean of each group above, as in
         `encode`.
 
         Args:
-            images: float [N, H, W, C] in [0, 1].
-            training: whether the networks train. Default False.
+            images, labels, training: as in `context`.
         """
-        return distributions.diagonal_normal(*self.encode_tensors(images, training=training))
+        return distributions.diagonal_normal(*self.encode_tensors(images, labels, None, training))
 
     def decode_distribution(
-        self, latents: tf.Tensor, training: bool = False
+        self, latents: tf.Tensor, labels: tf.Tensor | None = None, training: bool = False
     ) -> distributions.tfd.Distribution:
-        """Returns p(x | z) as a TFP distribution.
+        """Returns p(x | z), or p(x | z, y), as a TFP distribution.
 
         Args:
-            latents: [..., latent_dim].
+            latents: [N, latent_dim], or [N, k, latent_dim] for k samples of each image.
+            labels: one-hot [N, K], for a model with classes. Default None.
             training: whether the decoder trains. Default False.
         """
-        parameters = self.decoder(tf.reshape(latents, [-1, self.latent_dim]), training=training)
+        inputs: Any = tf.reshape(latents, [-1, self.latent_dim])
+        if labels is not None:
+            if len(latents.shape) == 3:  # several samples of each image
+                labels = tf.repeat(labels, tf.shape(latents)[1], axis=0)
+            inputs = [inputs, labels]
+        parameters = self.decoder(inputs, training=training)
         shape = tf.concat([tf.shape(latents)[:-1], list(parameters.shape[1:])], axis=0)
         return self.likelihood.distribution(tf.reshape(parameters, shape))
 
@@ -307,6 +314,7 @@ class VAE(Sharing, ArrayMethods, ImageExamples, Trainer):
         noise: tf.Tensor,
         training: bool = False,
         step: tf.Tensor | None = None,
+        labels: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, Terms]:
         """Returns the objective [N] and its `Terms`.
 
@@ -316,106 +324,82 @@ class VAE(Sharing, ArrayMethods, ImageExamples, Trainer):
             training: whether the networks train. Default False.
             step: number of optimizer steps so far, for an objective that changes during training,
                 or None after training. Default None.
+            labels: one-hot [N, K], for a model with classes. The row of a missing label is zero.
+                Default None.
         """
-        infer = self.inference(self.context(images, training), training)
-        return self.objective(images, infer, noise, step)
 
-    def terms(self, images: tf.Tensor, noise: tf.Tensor) -> Terms:
+        def of(
+            images: tf.Tensor, noise: tf.Tensor, labels: tf.Tensor | None
+        ) -> tuple[tf.Tensor, Terms]:
+            infer = self.inference(self.context(images, labels, training), training)
+            return self.objective(images, infer, noise, step)
+
+        return self.over_classes(of, images, noise, labels, training)
+
+    def terms(self, images: tf.Tensor, noise: tf.Tensor, labels: tf.Tensor | None = None) -> Terms:
         """Returns the `Terms` [N] of the ELBO, for any objective and noise [N, latent_dim]."""
-        return elbo_terms(images, self.inference(self.context(images))(noise))
 
-    def call(self, images: tf.Tensor) -> tf.Tensor:
+        def of(
+            images: tf.Tensor, noise: tf.Tensor, labels: tf.Tensor | None
+        ) -> tuple[tf.Tensor, Terms]:
+            terms = elbo_terms(images, self.inference(self.context(images, labels))(noise))
+            return terms.elbo, terms
+
+        return self.over_classes(of, images, noise, labels)[1]
+
+    def call(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         """Reconstructs images through the mean of the posterior, without noise.
 
         Args:
             images: [N, H, W, C], uint8 in 0..255 or float in [0, 1].
+            labels: one-hot [N, K], for a model with classes. Default None.
 
         Returns:
             Pixel means, float32 [N, H, W, C]. A Bernoulli's are the probabilities of a 1.
         """
-        return self.decode_tensors(self.encode_tensors(self.pixels(images)).loc)
+        loc = self.encode_tensors(self.pixels(images), labels).loc
+        return self.decode_tensors(loc, labels)
 
     def encode_tensors(
-        self, images: tf.Tensor, noise: tf.Tensor | None = None, training: bool = False
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor | None = None,
+        noise: tf.Tensor | None = None,
+        training: bool = False,
     ) -> Posterior:
         """Returns loc and scale of the posterior, [N, latent_dim] each.
 
         A top-down decoder conditions each group of latents on the groups above it.
 
         Args:
-            images: float [N, H, W, C] in [0, 1].
+            images, labels, training: as in `context`.
             noise: standard normal [N, latent_dim], from which a top-down decoder draws the groups
                 above. Default: 0, so that each group above is at its mean.
-            training: whether the networks train. Default False.
         """
-        context = self.context(images, training)
+        context = self.context(images, labels, training)
         if not self.is_top_down:
-            return context
+            return Posterior(*context[:2])
         if noise is None:
             noise = tf.zeros([tf.shape(images)[0], self.latent_dim])
         path = self.decoder.infer(context, noise, training=training)
         return Posterior(path.loc, path.scale)
 
-    def decode_tensors(self, latents: tf.Tensor) -> tf.Tensor:
+    def decode_tensors(self, latents: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         """Returns pixel means [..., H, W, C] for latents [..., latent_dim]."""
-        return self.decode_distribution(latents).mean()
+        return self.decode_distribution(latents, labels).mean()
 
     # ---------------------------------------------------------------- what the trainer asks
 
     @property
     def parts(self) -> tuple[Any, ...]:
         """The networks and functions that a step runs through."""
-        return self.encoder, self.decoder, self.prior, self.likelihood, self.objective
-
-    @property
-    def setting_names(self) -> tuple[str, ...]:
-        """The settings that are logged: the weight of the KL where it differs from 1."""
-        return () if self._kl_weight() is None else ("kl_weight",)
+        parts = self.encoder, self.decoder, self.prior, self.likelihood, self.objective
+        return parts if self.classifier is None else (*parts, self.classifier)
 
     def traced_settings(self) -> tuple[Any, ...]:
         """The Python values that a compiled step has read."""
-        return (*assembly.settings(self.objective), self.binarization, self.seed)
-
-    def xla_pays(self) -> bool:
-        """Whether XLA makes these networks faster on the devices at hand."""
-        # XLA on a CPU does not use oneDNN's convolutions, and TensorFlow outside of XLA does.
-        layers = (*fast_path.layers_of(self.encoder), *fast_path.layers_of(self.decoder))
-        convolves = any(fast_path.is_conv(layer) for layer in layers)
-        return not convolves or bool(tf.config.list_physical_devices("GPU"))
-
-    def check_parts(self) -> None:
-        """Warns of a decoder that returns probabilities instead of logits."""
-        if not type(self.decoder).__module__.startswith("vae_keras."):
-            assembly.warn_of_probabilities(self.decoder, self.latent_dim)
-
-    def draws(
-        self, rows: int | tf.Tensor, step: int | tf.Tensor, row: int | tf.Tensor, training: bool
-    ) -> Draws:
-        """Draws the random numbers of some rows, see `StepModel.draws`."""
-        streams = noise.Stream
-        pixels = streams.TRAIN_PIXELS if training else streams.TEST_PIXELS
-        latents = streams.TRAIN_LATENTS if training else streams.TEST_LATENTS
-        size = self.objective.noise_size(self.latent_dim)
-        normal = noise.normal(self.seed, latents, rows=rows, size=size, step=step, row=row)
-        if self.binarization == "dynamic":
-            bits = data.pixel_bits(self.seed, pixels, (rows, *self.image_shape), step, row)
-        else:
-            bits = tf.zeros([*normal.shape[:-2], rows, *self.image_shape], tf.uint16)
-        return Draws(bits, normal)
-
-    def evaluate_bound(
-        self, examples: tf.Tensor, draws: Draws, training: bool, step: tf.Tensor | None
-    ) -> Bound:
-        """Evaluates the objective and the terms of a batch, see `StepModel.evaluate_bound`."""
-        x = data.to_pixels(examples, draws.bits, self.binarization)
-        objective, terms = self.bound(x, draws.noise, training, step)
-        weight = self._kl_weight()
-        return Bound(objective, terms, [] if weight is None else [weight(step)])
-
-    def _kl_weight(self) -> Callable[[tf.Tensor | None], Any] | None:
-        """The objective's weight of the KL at a step, or None where it is always 1."""
-        weighs_kl = getattr(self.objective, "weighs_kl", False)
-        return getattr(self.objective, "kl_weight", None) if weighs_kl else None
+        settings = (*assembly.settings(self.objective), self.binarization, self.seed)
+        return settings if self.classifier is None else (*settings, self.classifier_weight)
 
 
 def require_built(model: Any, purpose: str) -> VAE:

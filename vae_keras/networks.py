@@ -4,6 +4,10 @@ An encoder maps images [N, H, W, C] to [N, 2 * latent_dim]: the posterior's loc,
 scale before the softplus. A decoder maps latents [N, latent_dim] to the parameters of the
 likelihood [N, H, W, P], which for a Bernoulli are one logit for each channel. `VAE` takes any Keras
 model or layer with these shapes.
+
+The networks of a conditional model take `[images, labels]` and `[latents, labels]`, where the
+labels are one-hot, [N, num_classes]. A fully connected network joins them to its features. A
+convolutional network adds a bias for each class to the channels of each stage.
 """
 
 from __future__ import annotations
@@ -19,8 +23,8 @@ import tensorflow as tf
 from vae_keras.utils import checks
 
 # A `.keras` file names a network's weights after the attributes that hold its layers and after the
-# layers' classes: renaming `_dense`, `_stem`, `_down`, `_residuals`, `_convs`, `_up`, `_head` or
-# `_Residual` would make saved files unreadable.
+# layers' classes: renaming `_dense`, `_stem`, `_down`, `_residuals`, `_convs`, `_up`, `_head`,
+# `_class_biases` or `_Residual` would make saved files unreadable.
 
 
 class _Network(keras.layers.Layer):
@@ -75,7 +79,9 @@ class _MLP(_Network):
             for index, width in enumerate([*self.hidden, units])
         ]
 
-    def _stack(self, h: Any) -> Any:
+    def _stack(self, h: Any, labels: Any = None) -> Any:
+        if labels is not None:
+            h = keras.ops.concatenate([h, keras.ops.cast(labels, h.dtype)], axis=-1)
         for layer in self._dense:
             h = layer(h)
         return h
@@ -125,15 +131,17 @@ class MLPEncoder(_MLP):
         super().__init__(2 * latent_dim, hidden, activation, seed, **kwargs)
         self.latent_dim = latent_dim
 
-    def build(self, input_shape: tuple[Any, ...]) -> None:
-        self._build_stack(math.prod(input_shape[1:]))
+    def build(self, input_shape: Any) -> None:
+        shape, num_classes = _input_shapes(input_shape)
+        self._build_stack(math.prod(shape[1:]) + num_classes)
 
-    def call(self, images: Any) -> Any:
+    def call(self, inputs: Any) -> Any:
+        images, labels = _features_and_labels(inputs)
         size = math.prod(images.shape[1:])
-        return self._stack(keras.ops.reshape(images, (-1, size)))  # [N, 2 * latent_dim]
+        return self._stack(keras.ops.reshape(images, (-1, size)), labels)  # [N, 2 * latent_dim]
 
-    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (input_shape[0], 2 * self.latent_dim)
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
+        return (_input_shapes(input_shape)[0][0], 2 * self.latent_dim)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"latent_dim": self.latent_dim}
@@ -183,15 +191,16 @@ class MLPDecoder(_MLP):
         self.parameters_per_pixel = parameters_per_pixel
         self.bound = None if bound is None else checks.positive("bound", bound)
 
-    def build(self, input_shape: tuple[Any, ...]) -> None:
-        self._build_stack(input_shape[-1])
+    def build(self, input_shape: Any) -> None:
+        shape, num_classes = _input_shapes(input_shape)
+        self._build_stack(shape[-1] + num_classes)
 
-    def call(self, latents: Any) -> Any:
-        h = keras.ops.reshape(self._stack(latents), (-1, *self._output))  # [N, H, W, P]
-        return _bounded(h, self.bound)
+    def call(self, inputs: Any) -> Any:
+        h = self._stack(*_features_and_labels(inputs))
+        return _bounded(keras.ops.reshape(h, (-1, *self._output)), self.bound)  # [N, H, W, P]
 
-    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (input_shape[0], *self._output)
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
+        return (_input_shapes(input_shape)[0][0], *self._output)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
@@ -199,6 +208,58 @@ class MLPDecoder(_MLP):
             "parameters_per_pixel": self.parameters_per_pixel,
             "bound": self.bound,
         }
+
+
+@keras.saving.register_keras_serializable(package="vae_keras")
+class MLPClassifier(_MLP):
+    """A fully connected classifier q(y | x) for images of any shape.
+
+    A conditional model needs it to learn from images without a label.
+
+    Args:
+        num_classes: number of classes, >= 2. Default 10.
+        hidden: widths of the hidden layers. Default (200, 200).
+        activation: name of the hidden layers' activation, as in `activation_function`.
+            Default "relu".
+        seed: seed of the initial weights, integer in [0, 2^31). Default 0.
+
+    Raises:
+        checks.InputError: for an argument outside of its range.
+
+    Example:
+        >>> MLPClassifier(num_classes=10)(np.zeros((3, 28, 28, 1))).shape
+        TensorShape([3, 10])
+
+    References:
+        Kingma et al. 2014, "Semi-supervised learning with deep generative models", equation 4.
+    """
+
+    _kind = 6
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        hidden: Sequence[int] = (200, 200),
+        activation: str = "relu",
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        checks.whole_number("num_classes", num_classes, 2)
+        super().__init__(num_classes, hidden, activation, seed, **kwargs)
+        self.num_classes = num_classes
+
+    def build(self, input_shape: tuple[Any, ...]) -> None:
+        self._build_stack(math.prod(input_shape[1:]))
+
+    def call(self, images: Any) -> Any:
+        size = math.prod(images.shape[1:])
+        return self._stack(keras.ops.reshape(images, (-1, size)))  # [N, num_classes]
+
+    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (input_shape[0], self.num_classes)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"num_classes": self.num_classes}
 
 
 # Keras' global image_data_format may be "channels_first", so every convolution names its own.
@@ -278,15 +339,32 @@ class _Conv(_Network):
             for block in range(blocks_per_stage)
         ]
 
-    def _refine(self, h: Any, stage: int) -> Any:
+    def _refine(self, h: Any, stage: int, labels: Any) -> Any:
+        if labels is not None:
+            h = h + self._class_biases[stage](labels)[:, None, None]
         first = stage * self.blocks_per_stage
         for residual in self._residuals[first : first + self.blocks_per_stage]:
             h = residual(h)
         return self._activation(h)
 
-    def _build_residuals(self) -> None:
+    def _build_stages(self, num_classes: int) -> None:
         for index, residual in enumerate(self._residuals):
             residual.build((None, None, None, self.widths[index // self.blocks_per_stage]))
+        if not num_classes:
+            return
+        first = 2 * self._MOST_BLOCKS * (len(self.widths) + 1)
+        self._class_biases = [
+            keras.layers.Dense(
+                width,
+                use_bias=False,
+                kernel_initializer=self._initializer(first + stage),
+                dtype=self.dtype_policy,
+                name=f"class_bias_{stage}",
+            )
+            for stage, width in enumerate(self.widths)
+        ]
+        for bias in self._class_biases:
+            bias.build((None, num_classes))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
@@ -360,23 +438,24 @@ class ConvEncoder(_Conv):
             name="head",
         )
 
-    def build(self, input_shape: tuple[Any, ...]) -> None:
-        height, width, channels = input_shape[1:]
+    def build(self, input_shape: Any) -> None:
+        shape, num_classes = _input_shapes(input_shape)
+        height, width, channels = shape[1:]
         for conv in self._down:
             conv.build((None, height, width, channels))
             height, width, channels = -(-height // 2), -(-width // 2), conv.filters
-        self._build_residuals()
+        self._build_stages(num_classes)
         self._head.build((None, height * width * channels))
 
-    def call(self, images: Any) -> Any:
-        h = images
+    def call(self, inputs: Any) -> Any:
+        h, labels = _features_and_labels(inputs)
         for stage, conv in enumerate(self._down):
-            h = self._refine(conv(h), stage)
+            h = self._refine(conv(h), stage, labels)
         size = math.prod(h.shape[1:])
         return self._head(keras.ops.reshape(h, (-1, size)))  # [N, 2 * latent_dim]
 
-    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (input_shape[0], 2 * self.latent_dim)
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
+        return (_input_shapes(input_shape)[0][0], 2 * self.latent_dim)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"latent_dim": self.latent_dim}
@@ -460,16 +539,18 @@ class ConvDecoder(_Conv):
             for stage, filters in enumerate((channels, *self.widths[:-1]))
         ]
 
-    def build(self, input_shape: tuple[Any, ...]) -> None:
-        self._stem.build((None, input_shape[-1]))
-        self._build_residuals()
+    def build(self, input_shape: Any) -> None:
+        shape, num_classes = _input_shapes(input_shape)
+        self._stem.build((None, shape[-1]))
+        self._build_stages(num_classes)
         for conv, width in zip(self._up, self.widths, strict=True):
             conv.build((None, None, None, width))
 
-    def call(self, latents: Any) -> Any:
+    def call(self, inputs: Any) -> Any:
+        latents, labels = _features_and_labels(inputs)
         h: Any = keras.ops.reshape(self._stem(latents), (-1, *self._start))
         for stage in reversed(range(len(self.widths))):
-            h = self._refine(h, stage)
+            h = self._refine(h, stage, labels)
             if self.upsampling == "nearest":
                 h = _doubled(h)
             h = self._up[stage](h)
@@ -477,8 +558,9 @@ class ConvDecoder(_Conv):
         h = h[:, :height, :width]  # [N, H, W, P]
         return _bounded(h, self.bound)
 
-    def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (input_shape[0], *output_shape(self.image_shape, self.parameters_per_pixel))
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
+        rows = _input_shapes(input_shape)[0][0]
+        return (rows, *output_shape(self.image_shape, self.parameters_per_pixel))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {
@@ -588,6 +670,19 @@ def output_shape(
         return height, width, channels
     numbers = checks.whole_number("parameters_per_pixel", parameters_per_pixel, 1)
     return height, width, numbers
+
+
+def _features_and_labels(inputs: Any) -> tuple[Any, Any]:
+    """Returns images or latents, and the labels beside them or None."""
+    return tuple(inputs) if isinstance(inputs, (list, tuple)) else (inputs, None)
+
+
+def _input_shapes(input_shape: Any) -> tuple[tuple[Any, ...], int]:
+    """Returns the shape of images or latents, and the number of classes beside them or 0."""
+    if not isinstance(input_shape[0], (list, tuple)):
+        return tuple(input_shape), 0
+    features, labels = input_shape
+    return tuple(features), int(labels[-1])
 
 
 def _bounded(h: Any, bound: float | None) -> Any:

@@ -17,7 +17,7 @@ from benchmarks.gate import Gate
 from benchmarks.workload import LATENT_DIM, LAYERS, LEARNING_RATE, Workload
 from vae_keras import VAE, data, distributions, noise
 from vae_keras.data import pipelines
-from vae_keras.model import Draws
+from vae_keras.image_examples import Draws
 from vae_keras.trainer.inputs import Arrays
 
 _SHAPE = (28, 28, 1)

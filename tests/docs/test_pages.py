@@ -126,6 +126,13 @@ def shares(names, out):
     assert np.array_equal(names["again"].sample(2), names["vae"].sample(2))
 
 
+def reads_labels(names, out):
+    assert names["threes"].shape == (25, 28, 28, 1)
+    assert names["styles"].shape == (5, 10, 28, 28, 1)
+    assert names["log_prob"].shape == names["standard_error"].shape == (20, 10)
+    assert names["half"].history.history["elbo"][-1] > -400
+
+
 # What running a block must show, under its page and heading. Every block that runs is here.
 CHECKS = {
     ("README.md", "The API in ten lines"): is_the_api,
@@ -135,6 +142,7 @@ CHECKS = {
     ("docs/guides/own_networks.md", "The example of keras.io, moved over"): elbo_above(-400),
     ("docs/guides/own_networks.md", "Latents in groups"): has_groups,
     ("docs/guides/own_networks.md", "Rate and distortion"): trades_rate_for_distortion,
+    ("docs/guides/labels.md", "Labels"): reads_labels,
     ("docs/guides/several_machines.md", "Several machines"): has_a_strategy,
     ("docs/guides/numbers.md", "Measure a model"): measures,
     ("docs/guides/keras_to_serving.md", "Train, measure, export"): serves,

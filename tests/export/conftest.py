@@ -30,9 +30,10 @@ SIGNATURES = {  # shapes of inputs and outputs, without N
 
 
 def with_random_weights(vae: VAE) -> VAE:
-    """Sets all weights. The biases of a fresh model are zero, which would hide an error in them."""
+    """Sets what trains. The biases of a fresh model are zero, which would hide an error in them."""
     generator = np.random.default_rng(5)
-    vae.set_weights([generator.normal(0, 0.1, part.shape) for part in vae.get_weights()])
+    for variable in vae.trainable_variables:
+        variable.assign(generator.normal(0, 0.1, variable.shape))
     return vae
 
 

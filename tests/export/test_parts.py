@@ -15,10 +15,16 @@ from vae_keras import VAE, ConvDecoder, ConvEncoder, TopDownDecoder, TopDownEnco
 from vae_keras.utils import checks
 
 
-def expected_parts(vae: VAE, rows: int) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
+def expected_parts(vae: VAE, rows: int) -> list[tuple[dict, dict[str, np.ndarray]]]:
+    """The inputs of the encoder and of the decoder by name, and the model's own answers."""
     x = images(rows, vae.image_shape)
-    posterior = vae.encode(x)
-    return [(x, posterior._asdict()), (posterior.loc, {"probabilities": vae.decode(posterior.loc)})]
+    given = {} if vae.num_classes is None else {"labels": np.arange(rows, dtype=np.int32) % 3}
+    posterior = vae.encode(x, **given)
+    pixels = vae.decode(posterior.loc, **given)
+    return [
+        ({"images": x, **given}, posterior._asdict()),
+        ({"latents": posterior.loc, **given}, {"probabilities": pixels}),
+    ]
 
 
 def conv() -> VAE:
@@ -41,7 +47,12 @@ def top_down() -> VAE:
     return VAE(TopDownEncoder(**size), TopDownDecoder((9, 7, 3), **size))
 
 
+def of_classes() -> VAE:
+    return small_vae(num_classes=3)
+
+
 ARCHITECTURES = {
+    "of classes": of_classes,
     "dense": small_vae,
     "convolutions": conv,
     "recurrent": recurrent,
@@ -77,9 +88,9 @@ def test_onnx_parts_answer_as_the_model(whole, tmp_path):
     assert [path.name for path in paths] == ["encoder.onnx", "decoder.onnx"]
     sessions = [runtime.InferenceSession(path) for path in paths]
     for rows in (1, 5):
-        for session, (value, expected) in zip(sessions, expected_parts(whole, rows), strict=True):
+        for session, (inputs, expected) in zip(sessions, expected_parts(whole, rows), strict=True):
             names = [output.name for output in session.get_outputs()]
-            outputs = session.run(None, {session.get_inputs()[0].name: value})
+            outputs = session.run(None, inputs)
             require_close(dict(zip(names, outputs, strict=True)), expected)
 
 
@@ -103,9 +114,8 @@ def test_litert_parts_answer_as_the_model(whole, tmp_path):
     interpreters = [litert_interpreter()(model_path=os.fspath(path)) for path in paths]
     for rows in (1, 5):
         cases = zip(interpreters, expected_parts(whole, rows), strict=True)
-        for interpreter, (value, expected) in cases:
-            runner = interpreter.get_signature_runner()
-            require_close(runner(**{next(iter(runner.get_input_details())): value}), expected)
+        for interpreter, (inputs, expected) in cases:
+            require_close(interpreter.get_signature_runner()(**inputs), expected)
 
 
 def test_a_model_is_not_changed_by_its_export(tmp_path):

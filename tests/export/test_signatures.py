@@ -75,6 +75,7 @@ ARCHITECTURES = {
     "learned prior": lambda: small_vae(prior=AutoregressiveFlow(1, (4,))),
     "threshold": lambda: small_vae(binarization="threshold"),
     "other layers": of_other_layers,
+    "classes": lambda: small_vae(num_classes=3),
 }
 
 
@@ -92,6 +93,21 @@ def test_every_architecture_answers_as_the_python_model(architecture, tmp_path):
         outputs = run(served[name], inputs)
         for key, value in expected.items():
             np.testing.assert_array_equal(outputs[key], value, f"{name} {key}")
+
+
+def test_a_label_out_of_range_is_refused_with_the_rule(tmp_path):
+    vae = small_vae(num_classes=3, class_names=["a", "b", "c"])
+    version = export.export_saved_model(vae, tmp_path)
+    served = load(version)
+    metadata = json.loads((version / "assets.extra" / "metadata.json").read_text())
+    assert (metadata["num_classes"], metadata["class_names"]) == (3, ["a", "b", "c"])
+    for name, (inputs, _) in signature_answers(vae, 3).items():
+        for key in (key for key in inputs if key.endswith("labels")):
+            rule = f"{key} must be whole numbers from 0 to 2. Received: values from"
+            with pytest.raises(tf.errors.InvalidArgumentError, match=rule):
+                run(served[name], inputs | {key: np.array([0, 3, 1], np.int32)})
+            with pytest.raises(tf.errors.InvalidArgumentError, match="equally many rows"):
+                run(served[name], inputs | {key: np.array([0, 1], np.int32)})
 
 
 def test_stored_bytes_and_scaled_floats_are_the_same_images(small, served):

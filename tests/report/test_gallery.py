@@ -281,3 +281,23 @@ def test_levels_keep_the_upper_groups_and_draw_the_lower_ones():
         assert row.std(axis=0).max() > 0
     figures_of = dict(gallery.image_figures(vae, image * 255, image, None, True, "test"))
     assert list(figures_of) == ["reconstructions", "levels"]
+
+
+def test_a_model_with_classes_is_drawn_by_class(grids):
+    parts = MLPEncoder(latent_dim=4, hidden=(8,)), MLPDecoder(SHAPE, hidden=(8,))
+    vae = VAE(*parts, num_classes=3, class_names=["cat", "dog", "emu"])
+    labels = np.array(["cat", "dog", "emu"])[np.arange(12) % 3]
+    originals, seen = grey_images(12)
+    drawn = dict(gallery.image_figures(vae, originals, seen, labels, True, "test"))
+    of_classes = ["classes", "transfer", "confusion"]
+    assert list(drawn) == ["reconstructions", "interpolations", *of_classes, "latent_map"]
+    by_class = grids["Images of each class, under the same latents in each column"]
+    assert (by_class["rows"], by_class["row_labels"]) == (3, ["cat", "dog", "emu"])
+    np.testing.assert_allclose(by_class["images"][10:20], vae.sample(10, labels="dog"), atol=1e-6)
+    moved = grids["The style of test images in each class"]
+    first = int(np.flatnonzero(labels == "cat")[0])
+    expected = vae.transfer(seen[first : first + 1], ["cat"])[0]
+    np.testing.assert_allclose(moved["images"][1:4], expected, atol=1e-6)
+    counts = [int(text.get_text()) for text in drawn["confusion"].axes[0].texts]
+    assert sum(counts) == 12
+    assert "nearest" in gallery.latent_classes(vae, seen, labels)

@@ -205,3 +205,39 @@ def test_data_without_test_images_cannot_be_tested():
     dataset = datasets.DataSet("mine", images, "as given", own=True, validation=5)
     with pytest.raises(checks.InputError, match="test needs test images"):
         planned(TrainConfig(data="mine.npz", test=True), dataset)
+
+
+def labelled(y_train, y_test=None) -> datasets.DataSet:
+    x = np.zeros((len(y_train), 1, 1, 1), np.uint8)
+    images = datasets.Images(x, np.array(y_train), x[:1], y_test)
+    return datasets.DataSet("mine", images, "as given", own=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["dog", "cat"], {"num_classes": 2, "class_names": ["cat", "dog"]}),
+        ([2, 0, 1], {"num_classes": 3}),
+        ([7, 3], {"num_classes": 2, "class_names": ["3", "7"]}),
+    ],
+)
+def test_the_labels_of_the_data_are_the_classes_of_a_conditional_model(labels, classes):
+    settings = TrainConfig(data="mine", condition="labels")
+    plan = planned(settings, labelled(labels * 10))
+    assert plan.classes == classes
+    assert plan.settings["condition"] == "labels"
+    names = classes.get("class_names", range(3))
+    assert set(np.unique(plan.images("training")[1])) <= set(names)
+    assert planned(TrainConfig(data="mine"), labelled(labels * 10)).classes is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "received"),
+    [
+        (["cat"], "data without classes"),
+        (["cat", "dog", ""], "10 images without a label"),
+    ],
+)
+def test_a_condition_needs_the_label_of_each_image(labels, received):
+    with pytest.raises(checks.InputError, match=received):
+        planned(TrainConfig(data="mine", condition="labels"), labelled(labels * 10))

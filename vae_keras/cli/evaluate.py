@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
         checks.whole_number("--samples", arguments.samples, evaluation.FEW + 1)
     mode = _binarization(model)
     x = observed(images[:count], arguments.seed, mode)
+    x = model.paired(x, None if held.y is None else held.y[:count])
     likelihood = publish.estimate_likelihood(
         model, x, arguments.samples, arguments.seed, arguments.refined
     )
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
         *publish.likelihood_metrics(model, likelihood, mode, held.kind),
         *artifacts.measure(model, x, mode, arguments.seed, held.kind),
     ]
-    for unit in ("nats per image", "bits per dimension"):
+    for unit in ("nats per image", "bits per dimension", "share of images"):
         if rows := _rows(metrics, unit):
             table.show([(unit, "mean", "standard error", "samples"), *rows])
     for k, bound in likelihood.curve.items():

@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--count", type=int, default=25, metavar="N", help="number of images, a multiple of 5"
     )
+    command.add_argument(
+        "--label", metavar="CLASS", help="draw this class: a number or a name (default: every one)"
+    )
     _add_seed(command)
     command.add_argument("--to", default="samples.png", metavar="FILE", help="the PNG file")
 
@@ -140,6 +143,11 @@ def _add_train(command: argparse.ArgumentParser) -> None:
         "--binarization",
         choices=("dynamic", "none", "threshold"),
         help="how pixels become binary; none keeps them grey",
+    )
+    add(
+        "--condition",
+        choices=("labels", "none"),
+        help="labels: draw and measure each class by its label, such as a sub-folder's name",
     )
     add("--strategy", default="none", metavar="NAME", help="none, mirrored or multi_worker")
     add("--test", action="store_true", help="also measure and draw the test set")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from vae_keras.cli import models
 from vae_keras.data import datasets
@@ -20,8 +21,13 @@ def run(arguments: argparse.Namespace) -> None:
     checks.whole_number("--seed", arguments.seed, 0, checks.MAX_SEED)
     checks.writable("--to", arguments.to)
     model = models.read_model(arguments)
-    images = model.sample(count, arguments.seed)
     title = gallery.prior_titles(model, count)["prior"]
+    labels: Any = gallery.classes_of_rows(model, count, 5)
+    if arguments.label is not None:
+        named = model.class_names is not None or not arguments.label.isdigit()
+        labels = arguments.label if named else int(arguments.label)
+        title = f"{title}, in class {arguments.label}"
+    images = model.sample(count, arguments.seed, labels=labels)
     known = datasets.KNOWN.get(models.trained_on(arguments))
     invert = known is not None and known.invert
     figures.save(figures.grid(images, count // 5, 5, title, invert=invert), arguments.to)

@@ -23,6 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
             group_by=arguments.group_by,
             validation=arguments.validation,
             binarization=arguments.binarization,
+            condition=arguments.condition,
             strategy=arguments.strategy,
             test=arguments.test,
             overwrite=arguments.overwrite,

@@ -82,11 +82,19 @@ class DataSet:
             return 0
         return int(possible[np.abs(possible - wanted).argmin()])
 
-    def training_part(self) -> tuple[Any, Any]:
-        """Returns the images to train on, and the validation images that came with them or None."""
-        x = self.images.x_train
+    def training_part(self, labelled: bool = False) -> tuple[Any, Any]:
+        """Returns the images to train on, and the validation images that came with them or None.
+
+        Args:
+            labelled: whether both come as pairs of images and labels. Default False.
+        """
+        x, y, *_ = self.images
         kept = len(x) - self.validation
-        return x[:kept], (x[kept:] if self.validation else None)
+
+        def part(rows: slice) -> Any:
+            return (x[rows], None if y is None else y[rows]) if labelled else x[rows]
+
+        return part(slice(kept)), part(slice(kept, None)) if self.validation else None
 
     def unseen(self, trained_on: np.ndarray | None) -> tuple[Any, np.ndarray | None]:
         """Returns all images that a model did not train on, with their labels.

@@ -17,12 +17,12 @@ class Stack(NamedTuple):
     The last batch is padded with rows of weight 0.
 
     Attributes:
-        examples: [steps, batch, ...].
+        examples: [steps, batch, ...], a tensor or a structure of tensors.
         weights: float32 [steps, batch].
         steps: int32 scalar, the number of batches that hold anything.
     """
 
-    examples: tf.Tensor
+    examples: Any
     weights: tf.Tensor
     steps: tf.Tensor
 
@@ -31,7 +31,7 @@ class Share(NamedTuple):
     """The rows of a global batch that one replica takes.
 
     Attributes:
-        examples: [rows, ...].
+        examples: [rows, ...], a tensor or a structure of tensors.
         weights: float32 [rows].
         row: int32 scalar, the place of the first row in the global batch.
         batch: int32 scalar, the number of rows of the global batch.
@@ -39,7 +39,7 @@ class Share(NamedTuple):
         fraction: float32 scalar, the part of the global batch's rows that the share holds.
     """
 
-    examples: tf.Tensor
+    examples: Any
     weights: tf.Tensor
     row: tf.Tensor
     batch: tf.Tensor
@@ -77,7 +77,7 @@ def batches(
 
 
 def stacks(
-    examples: Array,
+    examples: Any,
     weights: np.ndarray,
     batch_size: int,
     stack_size: int,
@@ -87,7 +87,8 @@ def stacks(
     """Makes endless passes over arrays, in `Stack`s of batches.
 
     Args:
-        examples: [N, ...]. An array is kept in memory once. `Rows` are read when they are needed.
+        examples: [N, ...], an array or a structure of arrays. An array is kept in memory once.
+            `Rows` are read when they are needed.
         weights: float32 [N].
         batch_size: rows of a batch.
         stack_size: batches of a stack.
@@ -98,9 +99,11 @@ def stacks(
     Returns:
         A `tf.data.Dataset` of `Stack`, ceil(ceil(N / batch_size) / stack_size) in a pass.
     """
-    num, rows = len(examples), batch_size * stack_size
+    num, rows = len(weights), batch_size * stack_size
     gather = _padded_rows(examples, weights, rows)
-    shape = (stack_size, batch_size, *examples.shape[1:])
+
+    def in_batches(part: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(part, (stack_size, batch_size, *part.shape[1:]))
 
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
         order = epoch_order(num, shuffle_seed, number)
@@ -108,7 +111,7 @@ def stacks(
         def stack(start: tf.Tensor) -> Stack:
             held, weight, count = gather(order[start : start + rows])
             steps = -(-count // batch_size)
-            return Stack(tf.reshape(held, shape), tf.reshape(weight, shape[:2]), steps)
+            return Stack(tf.nest.map_structure(in_batches, held), in_batches(weight), steps)
 
         starts = tf.data.Dataset.range(0, num, rows, output_type=tf.int32)
         return starts.map(stack, num_parallel_calls=2, deterministic=True)
@@ -117,7 +120,7 @@ def stacks(
 
 
 def shares(
-    examples: Array,
+    examples: Any,
     weights: np.ndarray,
     batch_size: int,
     replicas: range,
@@ -141,7 +144,7 @@ def shares(
     Returns:
         An endless `tf.data.Dataset` of `Share`, ceil(N / batch_size) * len(replicas) in a pass.
     """
-    num, rows, here = len(examples), -(-batch_size // num_replicas), len(replicas)
+    num, rows, here = len(weights), -(-batch_size // num_replicas), len(replicas)
     gather = _padded_rows(examples, weights, rows)
     weight_of = _gather(weights)
 
@@ -154,10 +157,12 @@ def shares(
             held, weight, count = gather(batch[row : row + rows])
             fraction = tf.constant(1.0 / num_replicas)
             if not padded:
-                held, weight = held[:count], weight[:count]
+                held, weight = tf.nest.map_structure(lambda part: part[:count], (held, weight))
                 fraction = tf.cast(count / tf.size(batch), tf.float32)
-            held = tf.ensure_shape(held, (rows if padded else None, *examples.shape[1:]))
-            weight = tf.ensure_shape(weight, (rows if padded else None,))
+            held, weight = tf.nest.map_structure(
+                lambda part: tf.ensure_shape(part, (rows if padded else None, *part.shape[1:])),
+                (held, weight),
+            )
             total = tf.reduce_sum(weight_of(batch))
             return Share(held, weight, row, tf.constant(batch_size), total, fraction)
 
@@ -190,16 +195,17 @@ def epoch_order(num: int, seed: int | None, epoch: int | tf.Tensor) -> tf.Tensor
 
 
 def _padded_rows(
-    examples: Array, weights: np.ndarray, rows: int
-) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+    examples: Any, weights: np.ndarray, rows: int
+) -> Callable[[tf.Tensor], tuple[Any, tf.Tensor, tf.Tensor]]:
     """Gathers rows by index and pads them to `rows` rows, the added ones with weight 0."""
-    example_of, weight_of = _gather(examples), _gather(weights)
+    gathers, weight_of = tf.nest.map_structure(_gather, examples), _gather(weights)
 
-    def gather(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def gather(index: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
         count = tf.shape(index)[0]
         index = tf.pad(index, [[0, rows - count]])
         held = tf.cast(tf.range(rows) < count, tf.float32)
-        return example_of(index), weight_of(index) * held, count
+        found = tf.nest.map_structure(lambda gather: gather(index), gathers)
+        return found, weight_of(index) * held, count
 
     return gather
 

@@ -28,8 +28,9 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
 
     The encoder maps images [N, H, W, C] in [0, 1] to `loc` and `scale` [N, L] of the posterior. The
     decoder maps latents [N, L] to `probabilities` [N, H, W, C], the mean of the likelihood. It is
-    called `means` where the pixels are not binary. N is free. Neither file checks its inputs. A
-    learned prior is part of neither file.
+    called `means` where the pixels are not binary. N is free. For a model with classes both take
+    `labels` int32 [N] in addition. Neither file checks its inputs. A learned prior is part of
+    neither file.
 
     Args:
         model: a built model with float32 weights.
@@ -58,11 +59,17 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
             f"environment without {missing[0]}. Run: pip install 'vae-keras[{format}]'"
         )
 
-    def encode(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return model.encode_tensors(model.pixels(images))._asdict()
+    count = model.num_classes
+    label = [] if count is None else [tf.TensorSpec([None], tf.int32, name="labels")]
 
-    def decode(latents: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {pixel_name(model): model.decode_tensors(latents)}
+    def one_hot(labels: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
+        return [tf.one_hot(each, count) for each in labels]
+
+    def encode(images: tf.Tensor, *labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return model.encode_tensors(model.pixels(images), *one_hot(labels))._asdict()
+
+    def decode(latents: tf.Tensor, *labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {pixel_name(model): model.decode_tensors(latents, *one_hot(labels))}
 
     parts = {
         # A top-down decoder infers the latents, so the file of the encoder has weights of both.
@@ -73,12 +80,13 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
     paths = []
     for name, (layers, function, input_name, shape) in parts.items():
         part = _Part(name, layers, function)
-        part(tf.zeros((1, *shape)))
+        specs = [tf.TensorSpec([None, *shape], name=input_name), *label]
+        inputs = specs if label else specs[0]
+        part(tf.nest.map_structure(lambda s: tf.zeros((1, *s.shape[1:]), s.dtype), inputs))
         path = folder / (name + suffix)
-        spec = tf.TensorSpec([None, *shape], name=input_name)
         with write_errors(path), files.staged(path) as temporary:
             write = _write_litert if format == "litert" else _write_onnx
-            write(part, os.fspath(temporary), spec)
+            write(part, os.fspath(temporary), [inputs])
         paths.append(path)
     return paths[0], paths[1]
 
@@ -89,22 +97,22 @@ class _Part(keras.Model):
     Args:
         name: name of the model.
         layers: networks whose weights the function uses.
-        function: maps the input to a dictionary of outputs.
+        function: maps the inputs to a dictionary of outputs.
     """
 
-    def __init__(self, name: str, layers: list[Any], function: Callable[[tf.Tensor], Any]) -> None:
+    def __init__(self, name: str, layers: list[Any], function: Callable[..., Any]) -> None:
         super().__init__(name=name)
         self.networks, self.function = layers, function
 
-    def call(self, x: tf.Tensor) -> Any:
-        return self.function(x)
+    def call(self, inputs: Any) -> Any:
+        return self.function(*tf.nest.flatten(inputs))
 
 
-def _write_onnx(part: _Part, path: str, spec: tf.TensorSpec) -> None:
+def _write_onnx(part: _Part, path: str, signature: list[Any]) -> None:
     """Writes a part as ONNX, and refuses the file if ONNX lacks one of its operations."""
     import onnx
 
-    part.export(path, format="onnx", input_signature=[spec], verbose=False)
+    part.export(path, format="onnx", input_signature=signature, verbose=False)
     try:
         onnx.checker.check_model(path)
     except onnx.checker.ValidationError as error:
@@ -112,10 +120,10 @@ def _write_onnx(part: _Part, path: str, spec: tf.TensorSpec) -> None:
         raise
 
 
-def _write_litert(part: _Part, path: str, spec: tf.TensorSpec) -> None:
+def _write_litert(part: _Part, path: str, signature: list[Any]) -> None:
     """Writes a part with LiteRT's own operations only, which every interpreter can run."""
     builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
-    arguments = {"format": "litert", "input_signature": [spec], "target_spec": builtins}
+    arguments = {"format": "litert", "input_signature": signature, "target_spec": builtins}
     try:
         with _unrolled(part.networks):
             part.export(path, verbose=False, **arguments)

@@ -58,6 +58,15 @@ def export_saved_model(
     - `score`: `images` and `seeds` int32 [N, 2] to `elbo`, `log_likelihood`, `kl` and
       `log_marginal`.
 
+    Beside each input, a model with classes takes `labels` int32 [N], and `interpolate` takes
+    `start_labels` and `end_labels`. `log_marginal` is then log p(x | y). It has two more
+    signatures:
+
+    | signature | inputs | outputs |
+    |---|---|---|
+    | `transfer` | `images`, `labels` | `probabilities` [N, K, H, W, C] |
+    | `classify` | `images`, `seeds` int32 [N, 2] | `log_prob`, `standard_error` [N, K] |
+
     `probabilities` and `reconstructions` are the mean of the likelihood. For a Bernoulli this is
     the probability that a pixel is 1. For any other likelihood it is the mean grey value or colour,
     and `means` is the name instead of `probabilities`. No signature draws pixels.
@@ -76,7 +85,8 @@ def export_saved_model(
         model: a built model.
         base_path: folder that TF Serving polls. It is created if it does not exist.
         version: positive integer, or None for the next one. Default None.
-        score_samples: importance samples behind `log_marginal`, >= 1. Default 50.
+        score_samples: importance samples behind `log_marginal`, >= 1, and behind `classify`, which
+            takes two at least. Default 50.
         largest_batch: rows of the larger of the two warm-up requests of each signature, >= 1. It
             should be the largest batch of the server. Default 64.
         overwrite: whether to replace an existing version. Default False.
@@ -137,9 +147,11 @@ def weights_sha256(model: VAE) -> str:
         64
     """
     digest = hashlib.sha256()
-    parts = model.encoder, model.decoder, model.prior
-    for weight in (weight for part in parts for weight in getattr(part, "weights", ())):
-        value = np.ascontiguousarray(weight.numpy())
+    parts = model.encoder, model.decoder, model.prior, model.classifier
+    values = [weight.numpy() for part in parts for weight in getattr(part, "weights", ())]
+    if model.num_classes is not None:
+        values.append(model.class_probabilities)
+    for value in map(np.ascontiguousarray, values):
         digest.update(f"{value.dtype.name}{value.shape}".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
@@ -173,6 +185,9 @@ def _write_extras(
         "score_samples": score_samples,
         "warmup_batch_sizes": batch_sizes,
     }
+    if model.num_classes is not None:
+        names = list(model.class_names or ())
+        metadata |= {"num_classes": model.num_classes, "class_names": names}
     files.write_json(folder / METADATA_FILE, metadata)
     # Each case is one line. Indented JSON, with one pixel a line, would take seven times the space.
     cases = ",\n".join(

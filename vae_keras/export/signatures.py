@@ -47,10 +47,13 @@ def signatures(model: VAE, score_samples: int) -> dict[str, Signature]:
         >>> list(signatures(vae, score_samples=50))
         ['reconstruct', 'encode', 'decode', 'sample', 'interpolate', 'score']
     """
-    size, shown = model.latent_dim, pixel_name(model)
+    size, shown, count = model.latent_dim, pixel_name(model), model.num_classes
 
     def image_spec(name: str = "images") -> tf.TensorSpec:
         return tf.TensorSpec([None, *model.image_shape], name=name)
+
+    def label_spec(name: str = "labels") -> list[tf.TensorSpec]:
+        return [] if count is None else [tf.TensorSpec([None], tf.int32, name=name)]
 
     latent_spec = tf.TensorSpec([None, size], name="latents")
     fraction_spec = tf.TensorSpec([None], name="fractions")
@@ -59,49 +62,88 @@ def signatures(model: VAE, score_samples: int) -> dict[str, Signature]:
     def checked_images(rows: tf.Tensor, name: str = "images") -> tf.Tensor:
         return _unit_interval(name, rows, model.image_shape)
 
-    def posterior_mean(rows: tf.Tensor) -> tf.Tensor:
-        return model.encode_tensors(model.pixels(rows)).loc
+    def with_labels(name: str, rows: tf.Tensor, labels: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
+        """Rows, and for a model with classes their labels, one-hot."""
+        if count is None:
+            return [rows]
+        classes = _labels("labels", labels[0], count)
+        rows, classes = _same_rows(f"{name} and labels", rows, classes)
+        return [rows, tf.one_hot(classes, count)]
 
-    def reconstruct(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"reconstructions": model.call(checked_images(images))}
+    def posterior_mean(rows: tf.Tensor, *labels: tf.Tensor) -> tf.Tensor:
+        return model.encode_tensors(model.pixels(rows), *labels).loc
 
-    def encode(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return model.encode_tensors(model.pixels(checked_images(images)))._asdict()
+    def reconstruct(images: tf.Tensor, *labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = with_labels("images", checked_images(images), labels)
+        return {"reconstructions": model.call(*rows)}
 
-    def decode(latents: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {shown: model.decode_tensors(_finite("latents", latents, (size,)))}
+    def encode(images: tf.Tensor, *labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows, *one_hot = with_labels("images", checked_images(images), labels)
+        return model.encode_tensors(model.pixels(rows), *one_hot)._asdict()
 
-    def sample(seeds: tf.Tensor) -> dict[str, tf.Tensor]:
-        latents = model.prior.transform(_row_noise(_seeds(seeds), noise.Stream.PRIOR, size))
-        return {shown: model.decode_tensors(latents), "latents": latents}
+    def decode(latents: tf.Tensor, *labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = with_labels("latents", _finite("latents", latents, (size,)), labels)
+        return {shown: model.decode_tensors(*rows)}
+
+    def sample(seeds: tf.Tensor, *labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        seeds, *one_hot = with_labels("seeds", _seeds(seeds), labels)
+        latents = model.prior.transform(_row_noise(seeds, noise.Stream.PRIOR, size))
+        return {shown: model.decode_tensors(latents, *one_hot), "latents": latents}
 
     def interpolate(
-        start_images: tf.Tensor, end_images: tf.Tensor, fractions: tf.Tensor
+        start_images: tf.Tensor, end_images: tf.Tensor, fractions: tf.Tensor, *labels: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         start = checked_images(start_images, "start_images")
         end = checked_images(end_images, "end_images")
         weight = _unit_interval("fractions", fractions, ())
+        ends = [
+            _labels(name, given, count or 0)
+            for name, given in zip(("start_labels", "end_labels"), labels, strict=False)
+        ]
         names = "start_images, end_images and fractions"
-        start, end, weight = _same_rows(names, start, end, weight)
+        if ends:
+            names = "start_images, end_images, fractions, start_labels and end_labels"
+        start, end, weight, *ends = _same_rows(names, start, end, weight, *ends)
         weight = weight[:, tf.newaxis]  # [N, 1]
-        line = (1.0 - weight) * posterior_mean(start) + weight * posterior_mean(end)
-        return {shown: model.decode_tensors(line)}
+        one_hot = [tf.one_hot(each, count) for each in ends]
+        start, end = posterior_mean(start, *one_hot[:1]), posterior_mean(end, *one_hot[1:])
+        pairs = [(start, end), *([tuple(one_hot)] if one_hot else [])]
+        line = [(1.0 - weight) * first + weight * last for first, last in pairs]
+        return {shown: model.decode_tensors(*line)}
 
-    def score(images: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
+    def score(images: tf.Tensor, seeds: tf.Tensor, *labels: tf.Tensor) -> dict[str, tf.Tensor]:
         rows, seeds = _same_rows("images and seeds", checked_images(images), _seeds(seeds))
-        terms = model.terms(rows, _row_noise(seeds, noise.Stream.TEST_LATENTS, size))
-        return {**terms._asdict(), "log_marginal": _log_marginal(model, rows, seeds, score_samples)}
+        rows, *one_hot = with_labels("images", rows, labels)
+        draws = _row_noise(seeds, noise.Stream.TEST_LATENTS, size)
+        log_marginal = _log_marginal(model, score_samples, rows, seeds, *one_hot)
+        return {**model.terms(rows, draws, *one_hot)._asdict(), "log_marginal": log_marginal}
 
-    return {
-        "reconstruct": Signature(reconstruct, [image_spec()]),
-        "encode": Signature(encode, [image_spec()]),
-        "decode": Signature(decode, [latent_spec]),
-        "sample": Signature(sample, [seed_spec]),
+    def transfer(images: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = with_labels("images", checked_images(images), (labels,))
+        latents = tf.repeat(posterior_mean(*rows), count, axis=0)
+        every = tf.tile(tf.eye(count), [tf.shape(images)[0], 1])
+        decoded = model.decode_tensors(latents, every)
+        return {shown: tf.reshape(decoded, [-1, count, *model.image_shape])}
+
+    def classify(images: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows, seeds = _same_rows("images and seeds", checked_images(images), _seeds(seeds))
+        return model.classify_tensors(rows, seeds, max(score_samples, 2))._asdict()
+
+    ends = [image_spec("start_images"), image_spec("end_images"), fraction_spec]
+    made = {
+        "reconstruct": Signature(reconstruct, [image_spec(), *label_spec()]),
+        "encode": Signature(encode, [image_spec(), *label_spec()]),
+        "decode": Signature(decode, [latent_spec, *label_spec()]),
+        "sample": Signature(sample, [seed_spec, *label_spec()]),
         "interpolate": Signature(
-            interpolate, [image_spec("start_images"), image_spec("end_images"), fraction_spec]
+            interpolate, [*ends, *label_spec("start_labels"), *label_spec("end_labels")]
         ),
-        "score": Signature(score, [image_spec(), seed_spec]),
+        "score": Signature(score, [image_spec(), seed_spec, *label_spec()]),
     }
+    if count is not None:
+        made["transfer"] = Signature(transfer, [image_spec(), *label_spec()])
+        made["classify"] = Signature(classify, [image_spec(), seed_spec])
+    return made
 
 
 def pixel_name(model: VAE) -> str:
@@ -120,7 +162,7 @@ def pixel_name(model: VAE) -> str:
 
 
 def example_inputs(signature: Signature, rows: int) -> dict[str, np.ndarray]:
-    """Makes valid inputs that are short as JSON: eighths from 0 to 1, and seeds (0, row).
+    """Makes valid inputs that are short as JSON: eighths from 0 to 1, seeds (0, row), labels 0, 1.
 
     Args:
         signature: the signature that takes the inputs.
@@ -136,7 +178,9 @@ def example_inputs(signature: Signature, rows: int) -> dict[str, np.ndarray]:
     examples = {}
     for spec in signature.inputs:
         if spec.dtype == tf.int32:
+            is_label = spec.shape.rank == 1
             values = np.stack([np.zeros(rows), np.arange(rows)], axis=1)
+            values = np.arange(rows) % 2 if is_label else values
         else:
             shape = (rows, *spec.shape[1:])
             values = (np.arange(math.prod(shape)) % 9 / 8).reshape(shape)
@@ -156,22 +200,26 @@ def _row_noise(seeds: tf.Tensor, stream: noise.Stream, size: int) -> tf.Tensor:
     return tf.map_fn(one, seeds, fn_output_signature=tf.TensorSpec([size], tf.float32))
 
 
-def _log_marginal(model: VAE, images: tf.Tensor, seeds: tf.Tensor, samples: int) -> tf.Tensor:
-    """Returns the importance-weighted estimate of log p(x), [N].
+def _log_marginal(
+    model: VAE, samples: int, images: tf.Tensor, seeds: tf.Tensor, *labels: tf.Tensor
+) -> tf.Tensor:
+    """Returns the importance-weighted estimate of log p(x), or of log p(x | y), [N].
 
     The images are measured one at a time, which bounds the memory.
     """
 
-    def one(row: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        image, pair = row
+    def one(row: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        image, pair, *label = row
         draws = noise.normal(
             pair[0], noise.Stream.IMPORTANCE, rows=samples, size=model.latent_dim, step=pair[1]
         )
-        infer = model.inference(model.context(image[tf.newaxis]))
+        given = [each[tf.newaxis] for each in (image, *label)]
+        infer = model.inference(model.context(*given))
         log_weight, _ = log_weights(image, infer(draws[tf.newaxis]))  # [1, S]
         return tf.reduce_logsumexp(log_weight) - math.log(samples)
 
-    return tf.map_fn(one, (images, seeds), fn_output_signature=tf.TensorSpec([], tf.float32))
+    rows = images, seeds, *labels
+    return tf.map_fn(one, rows, fn_output_signature=tf.TensorSpec([], tf.float32))
 
 
 # -------------------------------------------------------------------------------------- checks
@@ -198,6 +246,14 @@ def _seeds(x: tf.Tensor) -> tf.Tensor:
     x = _shaped("seeds", x, (2,))
     rule = "seeds must be pairs (seed, row) of whole numbers >= 0. Received: a smallest of"
     return _guard(x, tf.reduce_all(x >= 0), [rule, tf.reduce_min(x)])
+
+
+def _labels(name: str, x: tf.Tensor, count: int) -> tf.Tensor:
+    """Returns x [N] after checking that it holds classes."""
+    x = _shaped(name, x, ())
+    inside = tf.reduce_all((x >= 0) & (x < count))
+    rule = f"{name} must be whole numbers from 0 to {count - 1}. Received: values from"
+    return _guard(x, inside, [rule, tf.reduce_min(x), "to", tf.reduce_max(x)])
 
 
 def _same_rows(names: str, *parts: tf.Tensor) -> list[tf.Tensor]:

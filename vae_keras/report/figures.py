@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -255,6 +256,39 @@ def latent_map(
     right.set_xticks(range(len(names)), names, rotation=90 if long else 0, **text)
     right.set_yticks(range(len(names)), names, **text)
     right.set_title("Distance between class means (dark is close)", fontsize=10)
+    return figure
+
+
+def confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> Figure:
+    """Draws how many images of each class are taken for each class.
+
+    Args:
+        matrix: counts [K, K], the true class along the rows.
+        names: names of the K classes.
+        title: text above the matrix.
+
+    Returns:
+        A matplotlib Figure.
+
+    Example:
+        >>> figure = confusion(np.array([[9, 1], [0, 8]]), ("cat", "dog"), "Cats and dogs")
+    """
+    figure = _figure(5.5, 5.2)
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    few = len(names) <= _MANY_CLASSES
+    for row, column in np.argwhere(matrix > 0) if few else ():
+        colour = "white" if shares[row, column] > 0.5 else _DARK
+        count = f"{matrix[row, column]:,}"
+        axes.text(column, row, count, ha="center", va="center", size=8, color=colour)
+    text: dict[str, Any] = {"fontsize": 10 if few else 5, "parse_math": False}
+    long = any(len(name) > _LONG_NAME for name in names)
+    axes.set_xticks(range(len(names)), names, rotation=90 if long else 0, **text)
+    axes.set_yticks(range(len(names)), names, **text)
+    axes.set_xlabel("most probable class")
+    axes.set_ylabel("label")
+    axes.set_title(title, fontsize=10)
     return figure
 
 

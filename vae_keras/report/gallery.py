@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from vae_keras import inference, noise
 from vae_keras.data import datasets
+from vae_keras.labels import confusion
 from vae_keras.model import VAE
 from vae_keras.priors import StandardNormal
 from vae_keras.report import figures
@@ -29,6 +30,10 @@ _PAIRS = ((3, 5), (1, 7), (4, 9), (0, 6), (2, 8))  # classes to interpolate betw
 _STEPS = 11
 _SIDE = 20
 _COLUMNS = 10  # images above their reconstructions
+_MOST_CLASSES = 12  # rows of a figure of classes
+_MOST_CLASSIFIED = 2000  # images of a confusion matrix
+CLASSIFY_SAMPLES = 50
+"""Importance samples for each image and class behind the confusion matrix."""
 
 
 def prior_grids(model: VAE, seed: int = 0, count: int = 25) -> dict[str, np.ndarray]:
@@ -77,6 +82,38 @@ def prior_titles(model: VAE, count: int = 25) -> dict[str, str]:
     return {name: f"{count} images decoded from {source}" for name, source in sources.items()}
 
 
+def classes_of_rows(model: VAE, count: int, columns: int) -> np.ndarray | None:
+    """Returns the labels of a grid whose rows show one class each, in turn.
+
+    Args:
+        model: the model.
+        count: number of images.
+        columns: number of images in a row.
+
+    Returns:
+        int [count], or None for a model without classes.
+
+    Example:
+        >>> classes_of_rows(VAE(num_classes=2), 6, 2).tolist()
+        [0, 0, 1, 1, 0, 0]
+    """
+    return None if model.classes is None else np.arange(count) // columns % model.classes.count
+
+
+def predicted_classes(model: VAE, images: Any) -> np.ndarray:
+    """Returns the most probable class of each image, int [N].
+
+    Args:
+        model: a model with classes.
+        images: images as the model receives them, float32 [N, H, W, C].
+
+    Example:
+        >>> predicted_classes(VAE(num_classes=2), np.zeros((3, 28, 28, 1), np.float32)).shape
+        (3,)
+    """
+    return model.classify(images, CLASSIFY_SAMPLES).log_prob.argmax(axis=1)
+
+
 def image_figures(
     model: VAE,
     originals: Array,
@@ -99,7 +136,8 @@ def image_figures(
     Yields:
         Names and figures: "reconstructions"; "interpolations" if there are two images or more;
         "manifold" if the latent space has two dimensions; "levels" if the latents come in groups;
-        "latent_map" if the labels are classes, see `datasets.has_classes`.
+        "latent_map" if the labels are classes, see `datasets.has_classes`; and "classes",
+        "transfer" and "confusion" of a model with classes.
 
     Example:
         >>> x = np.zeros((10, 28, 28, 1), np.uint8)
@@ -114,8 +152,13 @@ def image_figures(
         each = _COLUMNS // len(classes)
         first = [int(row) for name in classes for row in np.flatnonzero(labels == name)[:each]]
         names = [str(labels[index]) for index in first]
+    of_shown = None if labels is None else labels[first]
     rows = np.concatenate(
-        [originals[first] / 255.0, images[first], model.reconstruct(images[first])]
+        [
+            originals[first] / 255.0,
+            images[first],
+            model.reconstruct(model.paired(images[first], of_shown)),
+        ]
     )
     yield (
         "reconstructions",
@@ -130,14 +173,19 @@ def image_figures(
         ),
     )
     if pairs := _pairs(labels, len(images)):
-        yield "interpolations", _interpolations(model, originals, images, pairs, invert, split)
-    if model.latent_dim == 2:
+        drawn = _interpolations(model, originals, images, labels, pairs, invert, split)
+        yield "interpolations", drawn
+    if model.classes is not None and labels is not None:
+        yield "classes", _classes(model, invert)
+        yield "transfer", _transfer(model, originals, images, labels, first, invert, split)
+        yield "confusion", _confusion(model, images, labels, split)
+    elif model.latent_dim == 2:
         title = "Images decoded over the latent plane"
         yield "manifold", figures.grid(manifold(model), _SIDE, _SIDE, title, invert=invert)
     if len(inference.latent_groups(model.decoder, model.latent_dim)) > 1:
         yield "levels", _levels(model, originals[[0]], images[[0]], invert, split)
     if labels is not None and datasets.has_classes(labels):
-        loc = model.encode(images).loc
+        loc = model.encode(model.paired(images, labels)).loc
         points, axis_name = project(loc)
         title = f"Posterior means of the {split} images, by class"
         distances = class_distances(loc, labels)
@@ -164,12 +212,17 @@ def _interpolations(
     model: VAE,
     originals: Array,
     images: Array,
+    labels: np.ndarray | None,
     pairs: list[tuple[int, int, str]],
     invert: bool,
     split: str,
 ) -> Figure:
     start, end = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    lines = model.interpolate(images[start], images[end], _STEPS)
+    ends = [
+        model.paired(images[rows], None if labels is None else labels[rows])
+        for rows in (start, end)
+    ]
+    lines = model.interpolate(ends[0], ends[1], _STEPS)
     first, last = (originals[ends][:, np.newaxis] / 255.0 for ends in (start, end))
     rows = np.concatenate([first, lines, last], axis=1)
     fractions = [f"{i / (_STEPS - 1):.1f}" for i in range(_STEPS)]
@@ -182,6 +235,55 @@ def _interpolations(
         column_labels=["original", *fractions, "original"],
         invert=invert,
     )
+
+
+def _classes(model: VAE, invert: bool) -> Figure:
+    """A row of images for each class, under the same latents."""
+    known = model.classes
+    shown = min(known.count, _MOST_CLASSES) if known else 0
+    names = [known.name(label) for label in range(shown)] if known else []
+    latents = np.tile(model.prior_latents(_COLUMNS), (shown, 1))
+    images = model.decode(latents, np.repeat(np.arange(shown), _COLUMNS))
+    title = "Images of each class, under the same latents in each column"
+    return figures.grid(images, shown, _COLUMNS, title, row_labels=names, invert=invert)
+
+
+def _transfer(
+    model: VAE,
+    originals: Array,
+    images: Array,
+    labels: np.ndarray,
+    rows: list[int],
+    invert: bool,
+    split: str,
+) -> Figure:
+    """The style of some images in each class."""
+    moved = model.transfer(images[rows], labels[rows])[:, :_MOST_CLASSES]
+    first = originals[rows][:, np.newaxis] / 255.0
+    known = model.classes
+    names = [known.name(label) for label in range(moved.shape[1])] if known else []
+    grid = np.concatenate([first, moved], axis=1)
+    return figures.grid(
+        grid.reshape(-1, *grid.shape[2:]),
+        len(rows),
+        grid.shape[1],
+        f"The style of {split} images in each class",
+        column_labels=["original", *names],
+        invert=invert,
+    )
+
+
+def _confusion(model: VAE, images: Array, labels: np.ndarray, split: str) -> Figure:
+    """How the model classifies the images."""
+    known = model.classes
+    if known is None:
+        raise ValueError("a model without classes does not classify")
+    some = images[:_MOST_CLASSIFIED]
+    classes = known.numbers(labels[: len(some)], len(some))
+    matrix = confusion(classes, predicted_classes(model, some), known.count)
+    names = [known.name(label) for label in range(known.count)]
+    title = f"The classes of {len(some):,} {split} images by Bayes' rule"
+    return figures.confusion(matrix, names, title)
 
 
 def levels(model: VAE, image: np.ndarray, count: int = _COLUMNS, seed: int = 0) -> np.ndarray:
@@ -305,7 +407,7 @@ def latent_classes(model: VAE, images: Array, labels: np.ndarray | None) -> dict
     if labels is None or not datasets.has_classes(labels):
         return {}
     names = np.unique(labels)
-    distances = class_distances(model.encode(images).loc, labels)
+    distances = class_distances(model.encode(model.paired(images, labels)).loc, labels)
     return {
         "names": [str(name) for name in names],
         "distances": [[round(float(value), 4) for value in row] for row in distances],

@@ -37,6 +37,12 @@ _CAPTIONS = {
     "model's input, and the reconstruction through the posterior mean.",
     "interpolations": "Interpolations in eleven steps between the posterior means of two {split} "
     "images. The originals are at both ends.",
+    "classes": "Images of each class. The images of a column are decoded from the same draw of the "
+    "prior.",
+    "transfer": "The latents of a {split} image, decoded in each class: the style stays, the class "
+    "changes.",
+    "confusion": "Some {split} images of each class, by their most probable class under Bayes' "
+    "rule.",
     "manifold": "Images decoded over the two-dimensional latent space, at quantiles of the prior.",
     "levels": "What each group of latents holds. The named groups are those of a {split} image, "
     "and the groups below are drawn anew.",

@@ -197,12 +197,15 @@ def wants_xla(model: Any, jit_compile: bool | str) -> bool:
 def _lower(model: Any) -> None:
     """Lowers a step on two rows to XLA's language, and raises ValueError where XLA lacks a part."""
 
-    def one_step(examples: tf.Tensor, weights: tf.Tensor, draws: Any) -> tf.Tensor:
+    def one_step(examples: Any, weights: tf.Tensor, draws: Any) -> tf.Tensor:
         return step.one_step(model, examples, weights, draws, training=True)
 
     if tf.executing_eagerly():  # inside a graph there is nothing to lower yet
         kernel = tf.function(one_step, jit_compile=True, autograph=False)
-        arguments = tf.zeros((2, *model.example_shape)), tf.ones(2), model.draws(2, 0, 0, True)
+        examples = tf.nest.map_structure(
+            lambda spec: tf.zeros((2, *spec.shape), spec.dtype), model.example_spec
+        )
+        arguments = examples, tf.ones(2), model.draws(2, 0, 0, True)
         kernel.experimental_get_compiler_ir(*arguments)(stage="hlo")
 
 

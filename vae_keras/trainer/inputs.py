@@ -107,6 +107,7 @@ class Arrays:
         strategy: tf.distribute.Strategy | None,
         stack_size: int,
         labelled: bool,
+        paired: bool = False,
         padded: bool = False,
         shuffle_seed: int | None = None,
         epoch: tf.Variable | int = 0,
@@ -116,7 +117,8 @@ class Arrays:
         Args:
             strategy: strategy whose replicas share the batches, or None.
             stack_size: batches of a compiled call; 1 for batches in Keras' own form.
-            labelled: whether batches carry the labels.
+            labelled: whether batches in Keras' own form carry the labels.
+            paired: whether examples are pairs of examples and labels. Default False.
             padded: whether rows of weight 0 may complete a replica's part of a batch. Default
                 False.
             shuffle_seed: seed of the order, or None for the order of the data. Default None.
@@ -124,19 +126,18 @@ class Arrays:
         """
         weights = self.weights
         if strategy is None and stack_size == 1:
-            labels = self.labels if labelled else None
+            labels = self.labels if labelled or paired else None
             count = 3 if weights is not None else 2 if labels is not None else 1
             parts = (self.examples, labels, weights)[:count]
             return pipelines.batches(parts, len(self), self.batch_size, shuffle_seed, epoch)
         if weights is None:
             weights = np.ones(len(self), np.float32)
+        examples = (self.examples, self.labels) if paired else self.examples
         if strategy is not None:
             return replicas.dataset(
-                strategy, self.examples, weights, self.batch_size, shuffle_seed, epoch, padded
+                strategy, examples, weights, self.batch_size, shuffle_seed, epoch, padded
             )
-        return pipelines.stacks(
-            self.examples, weights, self.batch_size, stack_size, shuffle_seed, epoch
-        )
+        return pipelines.stacks(examples, weights, self.batch_size, stack_size, shuffle_seed, epoch)
 
     def steps(self, given: int | None, is_endless: bool) -> int | None:
         """Returns the number of steps to name to Keras for a pass.

@@ -24,7 +24,6 @@ from vae_keras.data import pipelines
 from vae_keras.trainer import graph_checks, step
 from vae_keras.trainer.fast_path import state_variables
 from vae_keras.utils import checks, graphs
-from vae_keras.utils.rows import Array
 
 
 class GlobalMean(keras.metrics.Mean):
@@ -43,7 +42,7 @@ class GlobalMean(keras.metrics.Mean):
 
 def dataset(
     strategy: tf.distribute.Strategy,
-    examples: Array,
+    examples: Any,
     weights: np.ndarray,
     batch_size: int,
     shuffle_seed: int | None,
@@ -104,7 +103,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
     _check_supported(model, state)
 
     def sums_and_gradient(
-        examples: tf.Tensor,
+        examples: Any,
         weights: tf.Tensor,
         total_weight: tf.Tensor,
         fraction: tf.Tensor,
@@ -125,8 +124,8 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
             for gradient, variable in zip(gradients, model.trainable_variables, strict=False)
         ]
         mine = tf.concat([sums.values, [sums.weight], *flat], axis=0)
-        if examples.shape[0] is None:  # the mean of a layer's own loss over no row is NaN
-            mine = tf.where(tf.shape(examples)[0] > 0, mine, tf.zeros_like(mine))
+        if weights.shape[0] is None:  # the mean of a layer's own loss over no row is NaN
+            mine = tf.where(tf.size(weights) > 0, mine, tf.zeros_like(mine))
         return mine
 
     kernel = sums_and_gradient
@@ -140,7 +139,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
         context = tf.distribute.get_replica_context()
         is_share = isinstance(batch, pipelines.Share)
         share = batch if is_share else _share(model, batch, context)
-        rows, row = tf.shape(share.examples)[0], first_row + tf.cast(share.row, tf.int64)
+        rows, row = step.num_rows(share.examples), first_row + tf.cast(share.row, tf.int64)
         examples = _with_rows_for_all(share.examples, state, context) if state else share.examples
         draws = model.draws(rows, model.train_counter if training else 0, row, training)
         held = kernel(examples, share.weights, share.total_weight, share.fraction, draws)
@@ -217,7 +216,7 @@ def _share(model: Any, batch: Any, context: tf.distribute.ReplicaContext) -> pip
     """
     examples, weights = model.unpack(batch)
     rank, count = context.replica_id_in_sync_group, context.num_replicas_in_sync
-    rows = tf.one_hot(rank, count) * tf.cast(tf.shape(examples)[0], tf.float32)
+    rows = tf.one_hot(rank, count) * tf.cast(step.num_rows(examples), tf.float32)
     mine = tf.concat([rows, [tf.reduce_sum(weights)]], axis=0)
     *rows, total_weight = tf.unstack(context.all_reduce("sum", mine))
     rows = tf.stack(rows)
@@ -228,16 +227,17 @@ def _share(model: Any, batch: Any, context: tf.distribute.ReplicaContext) -> pip
 
 
 def _with_rows_for_all(
-    examples: tf.Tensor, state: list[keras.Variable], context: tf.distribute.ReplicaContext
-) -> tf.Tensor:
+    examples: Any, state: list[keras.Variable], context: tf.distribute.ReplicaContext
+) -> Any:
     """Returns the examples once it is known that each replica holds one; no mean is then NaN."""
-    empty = context.all_reduce("sum", tf.cast(tf.shape(examples)[0] == 0, tf.float32))
-    return graph_checks.guard(
-        examples,
-        tf.equal(empty, 0.0),
+    empty = context.all_reduce("sum", tf.cast(step.num_rows(examples) == 0, tf.float32))
+    rule = (
         f"{state[0].path} under a strategy needs a row for each of "
         f"{context.num_replicas_in_sync} replicas in every batch. Received: a smaller batch. "
-        "Drop the last batch, or pass another batch_size.",
+        "Drop the last batch, or pass another batch_size."
+    )
+    return tf.nest.map_structure(
+        lambda part: graph_checks.guard(part, tf.equal(empty, 0.0), rule), examples
     )
 
 

@@ -49,9 +49,14 @@ class Sums(NamedTuple):
     weight: tf.Tensor
 
 
+def num_rows(examples: Any) -> tf.Tensor:
+    """Returns N, the number of rows of examples in one tensor or in a structure of tensors."""
+    return tf.shape(tf.nest.flatten(examples)[0])[0]
+
+
 def sums_and_gradients(
     model: Any,
-    examples: tf.Tensor,
+    examples: Any,
     weights: tf.Tensor,
     draws: Any,
     training: bool,
@@ -62,7 +67,7 @@ def sums_and_gradients(
 
     Args:
         model: a `Trainer`.
-        examples: [N, ...].
+        examples: [N, ...], a tensor or a structure of tensors.
         weights: float32 [N].
         draws: random numbers of the rows, from `Trainer.draws`.
         training: whether gradients are computed.
@@ -124,7 +129,7 @@ def descend(
 
 
 def one_step(
-    model: Any, examples: tf.Tensor, weights: tf.Tensor, draws: Any, training: bool
+    model: Any, examples: Any, weights: tf.Tensor, draws: Any, training: bool
 ) -> tf.Tensor:
     """Does one step on one device; arguments and result as in the functions above."""
     sums, gradients = sums_and_gradients(model, examples, weights, draws, training)
@@ -149,7 +154,8 @@ def many_steps(
 
     def body(index: tf.Tensor, totals: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         drawn = tf.nest.map_structure(lambda part: part[index], draws)
-        step = one_step(model, stack.examples[index], stack.weights[index], drawn, training)
+        examples = tf.nest.map_structure(lambda part: part[index], stack.examples)
+        step = one_step(model, examples, stack.weights[index], drawn, training)
         return index + 1, totals + step
 
     def goes_on(index: tf.Tensor, totals: tf.Tensor) -> tf.Tensor:

@@ -7,20 +7,19 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from vae_keras.data.pipelines import Stack
 from vae_keras.trainer import fast_path, graph_checks, nonfinite, replicas, step
-from vae_keras.trainer.step import Bound
+from vae_keras.trainer.provided import Provided
 from vae_keras.utils import checks, graphs
 
 
-class StepModel(keras.Model):
+class StepModel(Provided, keras.Model):
     """A Keras model that takes gradient steps on a per-example objective.
 
     `Trainer` adds `fit` and its like. Both know nothing of latents or pixels beyond what a
-    subclass tells them, see the table in `trainer.py`.
+    subclass provides, see `Provided`.
 
     Attributes:
         strategy: the `tf.distribute` strategy that the model was made under, or None.
@@ -31,9 +30,6 @@ class StepModel(keras.Model):
         stack_start: index of the first batch of a stack to train on; the others are skipped.
     """
 
-    term_names: tuple[str, ...] = ()
-    possible_settings: tuple[str, ...] = ()
-    seed: int
     train_function: Callable[[Any], Any] | None
     test_function: Callable[[Any], Any] | None
     steps_per_execution: int
@@ -55,72 +51,6 @@ class StepModel(keras.Model):
         # The first fault of a call, as `nonfinite.fault` numbers it, and the steps until then.
         self._fault = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
         self.stack_start = tf.Variable(0, trainable=False)
-
-    # ------------------------------------------------------------ what a subclass provides
-
-    @property
-    def parts(self) -> tuple[Any, ...]:
-        """The networks and functions that a step runs through."""
-        raise NotImplementedError
-
-    @property
-    def setting_names(self) -> tuple[str, ...]:
-        """The settings among `possible_settings` that are logged now."""
-        return ()
-
-    @property
-    def example_shape(self) -> tuple[int, ...]:
-        """The shape of an example."""
-        raise NotImplementedError
-
-    def as_examples(self, x: Any, name: str = "x") -> np.ndarray:
-        """Returns an array of examples [N, ...] and builds the model for it.
-
-        Raises:
-            checks.InputError: for anything that is no array of examples.
-        """
-        raise NotImplementedError
-
-    def standardize(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns a batch as examples [N, ...], with the checks of their values in the graph."""
-        raise NotImplementedError
-
-    def draws(
-        self, rows: int | tf.Tensor, step: int | tf.Tensor, row: int | tf.Tensor, training: bool
-    ) -> Any:
-        """Draws the random numbers of some rows.
-
-        Args:
-            rows: number of rows.
-            step: number of the training step, or [S] of them; 0 in evaluation.
-            row: place of the first row in its batch, or in evaluation in the data.
-            training: whether the rows are trained on.
-
-        Returns:
-            A structure of tensors [rows, ...], or [S, rows, ...] for several steps.
-        """
-        raise NotImplementedError
-
-    def evaluate_bound(
-        self, examples: tf.Tensor, draws: Any, training: bool, step: tf.Tensor | None
-    ) -> Bound:
-        """Evaluates the objective and the terms of a batch.
-
-        Args:
-            examples: [N, ...].
-            draws: as `draws` returns them.
-            training: whether the networks train.
-            step: number of optimizer steps so far, or None outside of training.
-        """
-        raise NotImplementedError
-
-    def traced_settings(self) -> tuple[Any, ...]:
-        """The Python values that a compiled step has read; a change compiles it anew."""
-        return ()
-
-    def xla_pays(self) -> bool:
-        """Whether XLA makes these networks faster on the devices at hand."""
-        raise NotImplementedError
 
     # ---------------------------------------------------------------------------- compile
 
@@ -251,8 +181,8 @@ class StepModel(keras.Model):
         examples, weights = self.unpack(batch)
         # The optimizer's counter and its weight decay do not read the batch. Without the control
         # dependency they would not wait for its checks.
-        with tf.control_dependencies([examples, weights]):
-            draws = self.draws(tf.shape(examples)[0], self.train_counter, 0, training=True)
+        with tf.control_dependencies([*tf.nest.flatten(examples), weights]):
+            draws = self.draws(step.num_rows(examples), self.train_counter, 0, training=True)
 
             def take() -> tf.Tensor:
                 return self._kernel("one_step")(examples, weights, draws, training=True)
@@ -271,8 +201,8 @@ class StepModel(keras.Model):
         The noise is keyed by (seed, row), with the row's place in the whole data.
         """
         examples, weights = self.unpack(batch)
-        with tf.control_dependencies([examples, weights]):
-            rows = tf.shape(examples)[0]
+        with tf.control_dependencies([*tf.nest.flatten(examples), weights]):
+            rows = step.num_rows(examples)
             draws = self.draws(rows, 0, self.test_row, training=False)
             self.advance_test_row(rows)
             self.track(self._kernel("one_step")(examples, weights, draws, training=False))
@@ -328,11 +258,11 @@ class StepModel(keras.Model):
             if training:
                 raise nonfinite.Diverged(steps - 1, nonfinite.places(self.term_names)[code - 1])
 
-    def unpack(self, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def unpack(self, batch: Any) -> tuple[Any, tf.Tensor]:
         """Returns a batch's examples and weights, checked, as tensors [N, ...] and float32 [N]."""
-        x, _, weights = keras.utils.unpack_x_y_sample_weight(batch)
-        examples = self.standardize(x)
-        rows = tf.shape(examples)[0]
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        examples = self.standardize(x, y)
+        rows = step.num_rows(examples)
         if weights is None:
             return examples, tf.ones(rows)
         weights = tf.convert_to_tensor(weights)
@@ -358,7 +288,10 @@ class StepModel(keras.Model):
         )
         weights = graph_checks.guard(weights, sound, sentence)
         # The examples wait for the check of the weights: a refused batch changes nothing.
-        return graph_checks.guard(examples, sound, sentence), tf.ensure_shape(weights, [None])
+        examples = tf.nest.map_structure(
+            lambda part: graph_checks.guard(part, sound, sentence), examples
+        )
+        return examples, tf.ensure_shape(weights, [None])
 
     # --------------------------------------------------------------- functions that Keras calls
 

@@ -11,7 +11,9 @@ data has. It knows nothing of latents or pixels beyond what a subclass tells it:
 | `as_examples(x)` | an array of examples, checked, or an `InputError` |
 | `check_parts()` | a warning of parts that cannot be right |
 | `check_spec(spec)`, `check_support(examples)` | data that cannot be right, an `InputError` |
-| `standardize(x)` | a batch of a dataset as examples, checked inside the graph |
+| `standardize(x, y)` | a batch of a dataset as examples, checked inside the graph |
+| `reads_labels`, `as_labels(y, rows)` | whether examples are pairs (x, y), and checked labels |
+| `learn_from(labels)` | labels of all examples, before training on them |
 | `draws(rows, step, row, training)` | the random numbers of some rows, a pure function |
 | `evaluate_bound(examples, draws, training, step)` | a `Bound`: the objective and the terms, [N] |
 | `traced_settings()` | the Python values that a compiled step has read |
@@ -32,7 +34,6 @@ from vae_keras.data.collection import DataSet
 from vae_keras.trainer import fast_path, graph_checks, inputs, nonfinite
 from vae_keras.trainer.step_model import StepModel
 from vae_keras.utils import checks
-from vae_keras.utils.rows import Array
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,8 +76,9 @@ class Trainer(StepModel):
                 or any other iterable that Keras takes. Of a `DataSet` of `data.open_images` the
                 training images are taken, and its validation images are measured if it has some
                 and neither `validation_data` nor `validation_split` is given.
-            y: labels of the examples. The objective does not read them; a subclass's own
-                `train_step` gets them. Default None.
+            y: labels of the examples, for a model with classes: numbers, or names from its
+                `class_names`. Other models do not read them; a subclass's own `train_step` gets
+                them. Default None.
             batch_size: number of examples in a batch, for arrays. Default 32.
             epochs: number of the epoch to end with, counted from 1. Default 1.
             verbose: "auto", 0 for silence, 1 for a progress bar, 2 for a line an epoch.
@@ -120,7 +122,7 @@ class Trainer(StepModel):
                 "Received: class_weight. Pass sample_weight instead."
             )
         if isinstance(x, DataSet):
-            x, held_out = x.training_part()
+            x, held_out = x.training_part(self.reads_labels)
             if validation_data is None and not validation_split:
                 validation_data = held_out
         data = self._take(
@@ -143,6 +145,7 @@ class Trainer(StepModel):
             data, validation = data.split(validation_split, validation_batch_size)
         if isinstance(data, inputs.Arrays):
             self.check_support(data.examples)
+            self.learn_from(data.labels)
         if self.built:
             self.check_parts()
         clock = _Clock(self._epoch)
@@ -193,7 +196,7 @@ class Trainer(StepModel):
 
         Args:
             x: data in any form that `fit` takes.
-            y: labels, which are ignored. Default None.
+            y: labels, for a model with classes. Default None.
             batch_size: number of examples in a batch, for arrays. Default 32.
             verbose: "auto", 0 for silence, 1 for a progress bar, 2 for a line. Default "auto".
             sample_weight: weights of the examples, [N], for arrays. Default None.
@@ -242,7 +245,8 @@ class Trainer(StepModel):
         """Calls the model on the data, batch by batch.
 
         Args:
-            x: data in any form that `fit` takes; labels and weights are ignored.
+            x: data in any form that `fit` takes. Weights are ignored, and so are labels unless the
+                model has classes.
             batch_size: number of examples in a batch, for arrays. Default 32.
             verbose: "auto", 0 for silence, 1 for a progress bar, 2 for a line. Default "auto".
             steps: number of batches. Default: all of them.
@@ -254,10 +258,14 @@ class Trainer(StepModel):
         Raises:
             checks.InputError: for data or arguments that cannot be right.
         """
-        data = self._take(inputs.unpack(x)[0], None, None, batch_size, "steps", steps)
-        is_array = isinstance(data, inputs.Arrays) and data.in_memory
+        x, y, _ = inputs.unpack(x)
+        y = y if self.reads_labels else None
+        data = self._take(x, y, None, batch_size, "steps", steps)
+        is_array = isinstance(data, inputs.Arrays) and data.in_memory and y is None
         if isinstance(data, inputs.Arrays) and not is_array:
-            data = data.dataset(strategy=None, stack_size=1, labelled=False)
+            data = data.dataset(
+                strategy=None, stack_size=1, labelled=False, paired=self.reads_labels
+            )
         # A callback may predict while `fit` gives many batches to a call.
         with (
             graph_checks.as_input_errors(),
@@ -286,7 +294,7 @@ class Trainer(StepModel):
 
         Args:
             x: examples.
-            y: labels, for a subclass's own `train_step`. Default None.
+            y: labels, for a model with classes or a subclass's own `train_step`. Default None.
             sample_weight: weights of the examples, [N] or [N, 1]. Default None.
             class_weight: must be None. Weigh the examples with `sample_weight`.
             return_dict: whether the logs are returned by name. Default False.
@@ -302,19 +310,21 @@ class Trainer(StepModel):
                 "class_weight needs a loss of labels, which this model does not have. "
                 "Received: class_weight. Pass sample_weight instead."
             )
-        x, sample_weight = self._batch("train_on_batch", x, sample_weight)
+        x, y, sample_weight = self._batch("train_on_batch", x, y, sample_weight)
         return super().train_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:
         """Measures one batch of arrays; arguments and result as in `train_on_batch`."""
-        x, sample_weight = self._batch("test_on_batch", x, sample_weight)
+        x, y, sample_weight = self._batch("test_on_batch", x, y, sample_weight)
         return super().test_on_batch(x, y, sample_weight, return_dict=return_dict)
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
-        """Calls the model on one batch of arrays."""
-        return super().predict_on_batch(np.asarray(self.as_examples(x)))
+        """Calls the model on one batch of arrays, x or for a model with classes (x, y)."""
+        if not self.reads_labels:
+            return super().predict_on_batch(np.asarray(self.as_examples(x)))
+        return self.predict(x, batch_size=2**31 - 1, verbose=0)
 
     # ---------------------------------------------------------------------------- the ways in
 
@@ -354,26 +364,19 @@ class Trainer(StepModel):
         if sample_weight is not None:
             weights = checks.sample_weight(sample_weight, len(examples))
         size = min(batch_size or 32, len(examples))
-        return inputs.Arrays(examples, inputs.labels(y, len(examples)), weights, size)
+        return inputs.Arrays(examples, self.as_labels(y, len(examples)), weights, size)
 
-    def check_spec(self, spec: tf.TensorSpec) -> None:
-        """Refuses a dataset whose examples cannot be right, and builds the model for the others."""
-        raise NotImplementedError
+    def as_labels(self, y: Any, rows: int) -> Any:
+        """Returns the labels of examples as a structure of arrays [rows, ...], or None."""
+        return inputs.labels(y, rows)
 
-    def check_parts(self) -> None:
-        """Warns of parts that cannot be right, before training."""
-        raise NotImplementedError
-
-    def check_support(self, examples: Array) -> None:
-        """Refuses examples to train on that the objective gives no meaningful number."""
-        raise NotImplementedError
-
-    def _batch(self, method: str, x: Any, sample_weight: Any) -> tuple[np.ndarray, Any]:
+    def _batch(self, method: str, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         self._require_compiled(method)
         x = np.asarray(self.as_examples(x))
+        y = self.as_labels(y, len(x)) if self.reads_labels else y
         if sample_weight is not None:
             sample_weight = checks.sample_weight(sample_weight, len(x))
-        return x, sample_weight
+        return x, y, sample_weight
 
     def _dataset(self, data: Any, stack_size: int, shuffle: bool | None = None) -> Any:
         """What Keras iterates over; `shuffle` is None for data that is measured."""
@@ -384,6 +387,7 @@ class Trainer(StepModel):
             strategy=self.strategy,
             stack_size=stack_size,
             labelled=fast_path.overridden_step(self, "train_step", "test_step") is not None,
+            paired=self.reads_labels,
             padded=fast_path.not_rowwise(self) is None,
             shuffle_seed=self.seed if shuffle else None,
             epoch=self._epoch if training else 0,

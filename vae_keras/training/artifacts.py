@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,13 +54,13 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
         Stopped: if a signal has come.
     """
     recipe, settings = plan.recipe, plan.settings
-    model = _in_float32(model, recipe)
+    model = _in_float32(model, plan)
     rows = callbacks.read_elbo_csv(folder / "elbo.csv")
     splits = (plan.held_out, "test") if test else (plan.held_out,)
     images = {split: _images(plan, split) for split in splits}
-    choice = best.choose(
-        model, images[plan.held_out].originals, folder / "checkpoints" / best.FILE, recipe.epochs
-    )
+    held = images[plan.held_out]
+    kept_weights = folder / "checkpoints" / best.FILE
+    choice = best.choose(model, held.originals, kept_weights, recipe.epochs, held.labels)
     signals.check("before the export")
     save_weights(model, folder / "model.keras")
     if plan.dataset.digests is not None:
@@ -76,6 +77,7 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
     )
     figures.save(curve, folder / "figures" / "elbo.png")
     shown, invert = images[splits[-1]], plan.dataset.invert
+    given = {split: model.paired(each.images, each.labels) for split, each in images.items()}
     for name, figure in gallery.image_figures(model, *shown, invert, splits[-1]):
         figures.save(figure, folder / "figures" / f"{name}.png")
         signals.check("between two figures")
@@ -87,16 +89,14 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
         "metrics": [
             entry
             for split in splits
-            for entry in measure(
-                model, images[split].images, recipe.binarization, recipe.seed, split
-            )
+            for entry in measure(model, given[split], recipe.binarization, recipe.seed, split)
         ],
         "latent_classes": gallery.latent_classes(model, shown.images, shown.labels),
         "best_epoch": dataclasses.asdict(choice) | {"takes_best": choice.takes_best},
     }
     of_held_out = [entry for entry in metrics["metrics"] if entry["split"] == plan.held_out]
     ended = remarks.of_choice(choice, plan.held_out)
-    others = remarks.of_model(model, images[plan.held_out].images, of_held_out)
+    others = remarks.of_model(model, given[plan.held_out], of_held_out)
     metrics["remarks"] = [*ended, *others]
     if presets.START_HASH in settings:
         metrics["provenance"][presets.START_HASH] = settings[presets.START_HASH]
@@ -113,16 +113,18 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
 
 
 def measure(
-    model: VAE, images: Array, binarization: str, seed: int, split: str
+    model: VAE, images: Any, binarization: str, seed: int, split: str
 ) -> list[dict[str, Any]]:
     """Measures the ELBO, the rate, the distortion and the active units.
 
     A likelihood of 256 levels is also measured in bits per dimension, beside PNG and lossless WebP.
+    A model with classes is measured given the labels, and by the share of images whose class it
+    does not find.
 
     Args:
         model: the model.
         images: images as `data.binarize` returns them for `binarization` and `seed`, float32
-            [N, H, W, C].
+            [N, H, W, C], and their labels for a model with classes, see `VAE.paired`.
         binarization: how the images were binarized.
         seed: seed of the binarization and of the posterior samples.
         split: the split that the images are from: "training", "validation" or "test".
@@ -137,12 +139,15 @@ def measure(
     """
     terms = evaluation.evaluate_elbo(model, images, _NUM_SAMPLES, seed=seed)
     units = evaluation.active_units(model, images)
+    pixels, *one_hot = model.labelled(images)
     facts = {
-        "num_images": len(images),
+        "num_images": len(pixels),
         "split": split,
         "binarization": binarization,
         "seed": seed,
     }
+    if one_hot:
+        facts["given"] = "labels"
     entries = [
         metric(
             name,
@@ -161,12 +166,34 @@ def measure(
         )
     ]
     if model.likelihood.support == "levels":
-        entries += _bits(model, images, terms, facts)
+        entries += _bits(model, pixels, terms, facts)
     how = {"estimator": "variance of the posterior mean", "threshold": units.threshold}
     entries.append(metric("active_units", units.count, unit="dimensions", **how, **facts))
     if len(units.groups) > 1:
         entries += [_of_group(index, group, facts) for index, group in enumerate(units.groups)]
+    if one_hot:
+        entries.append(_classification_error(model, pixels, one_hot[0].argmax(axis=1), facts))
     return entries
+
+
+def _classification_error(
+    model: VAE, images: Array, classes: np.ndarray, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns the share of images whose class is not the most probable one by Bayes' rule."""
+    started = time.perf_counter()
+    found = gallery.predicted_classes(model, images)
+    error = evaluation.Estimate.of(found != classes)
+    facts = {name: value for name, value in facts.items() if name != "given"}
+    return metric(
+        "classification_error",
+        error.mean,
+        unit="share of images",
+        estimator="Bayes' rule with importance samples",
+        num_samples=gallery.CLASSIFY_SAMPLES,
+        standard_error=error.standard_error,
+        seconds=time.perf_counter() - started,
+        **facts,
+    )
 
 
 def _of_group(index: int, group: evaluation.GroupUnits, facts: dict[str, Any]) -> dict[str, Any]:
@@ -221,9 +248,9 @@ def save_weights(model: VAE, path: Path) -> None:
         model.save(temporary)
 
 
-def _in_float32(model: VAE, recipe: presets.Recipe) -> VAE:
+def _in_float32(model: VAE, plan: Plan) -> VAE:
     """Returns the trained model in float32, without optimizer and strategy."""
-    trained = build_network(recipe, model.image_shape, "float32")
+    trained = build_network(plan.recipe, model.image_shape, "float32", plan.classes)
     trained.set_weights(model.get_weights())
     return trained
 

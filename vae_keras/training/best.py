@@ -98,7 +98,9 @@ def load(path: Path) -> tuple[int, float, list[np.ndarray]]:
         return int(file["epoch"]), float(file["loss"]), [file[name] for name in names]
 
 
-def choose(model: VAE, images: Array, path: Path, last_epoch: int) -> Choice:
+def choose(
+    model: VAE, images: Array, path: Path, last_epoch: int, labels: np.ndarray | None = None
+) -> Choice:
     """Gives a model the weights of its best epoch if the run ended far below them.
 
     The objective of every image is measured with both weights and the same noise. The best weights
@@ -109,6 +111,7 @@ def choose(model: VAE, images: Array, path: Path, last_epoch: int) -> Choice:
         images: the held-out images, uint8 [N, H, W, C].
         path: the file of the best weights. A run of an earlier version has none.
         last_epoch: number of epochs of the run.
+        labels: their labels, which a model with classes reads. Default None.
 
     Returns:
         `Choice`.
@@ -119,21 +122,25 @@ def choose(model: VAE, images: Array, path: Path, last_epoch: int) -> Choice:
     if epoch == last_epoch:
         return Choice(epoch, last_epoch)
     last_weights = model.get_weights()
-    at_end = _objective(model, images)
+    at_end = _objective(model, images, labels)
     model.set_weights(weights)
-    lost = Estimate.of(_objective(model, images) - at_end)
+    lost = Estimate.of(_objective(model, images, labels) - at_end)
     choice = Choice(epoch, last_epoch, lost.mean, lost.standard_error)
     if not choice.takes_best:
         model.set_weights(last_weights)
     return choice
 
 
-def _objective(model: VAE, images: Array) -> np.ndarray:
+def _objective(model: VAE, images: Array, labels: np.ndarray | None) -> np.ndarray:
     """Returns the objective of each image after training, with noise keyed by the row."""
     size = model.objective.noise_size(model.latent_dim)
+    given = model.given(labels, len(images)) if model.reads_labels else ()
 
-    def of_block(rows: tf.Tensor, bits: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        return model.bound(data.to_pixels(rows, bits, model.binarization), draws)[0]
+    def of_block(
+        rows: tf.Tensor, bits: tf.Tensor, draws: tf.Tensor, labels: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        pixels = data.to_pixels(rows, bits, model.binarization)
+        return model.bound(pixels, draws, labels=labels)[0]
 
     compiled = graphs.compiled(of_block)
     values = []
@@ -143,5 +150,6 @@ def _objective(model: VAE, images: Array) -> np.ndarray:
         draws = noise.normal(
             model.seed, noise.Stream.TEST_LATENTS, rows=len(rows), size=size, row=start
         )
-        values.append(compiled(rows, bits, draws))
+        one_hot = (tf.constant(part[start : start + _BLOCK]) for part in given)
+        values.append(compiled(rows, bits, draws, *one_hot))
     return np.concatenate(values)

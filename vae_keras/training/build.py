@@ -38,7 +38,12 @@ LIKELIHOODS = {
 OPTIMIZERS = {"Adam": Adam, "Muon": Muon}
 
 
-def build_model(recipe: presets.Recipe, image_shape: tuple[int, ...], num_images: int) -> VAE:
+def build_model(
+    recipe: presets.Recipe,
+    image_shape: tuple[int, ...],
+    num_images: int,
+    classes: Mapping[str, Any] | None = None,
+) -> VAE:
     """Builds and compiles the model of a recipe.
 
     Args:
@@ -47,6 +52,7 @@ def build_model(recipe: presets.Recipe, image_shape: tuple[int, ...], num_images
         image_shape: shape (H, W, C) of the images.
         num_images: number of training and validation images together. The learning rate reaches
             zero after the steps of all epochs.
+        classes: as in `build_network`. Default None.
 
     Returns:
         A compiled `VAE` whose optimizer is built.
@@ -60,7 +66,7 @@ def build_model(recipe: presets.Recipe, image_shape: tuple[int, ...], num_images
         >>> build_model(recipe, (28, 28, 1), 60_000).count_params()
         425284
     """
-    model = build_network(recipe, image_shape, recipe.precision)
+    model = build_network(recipe, image_shape, recipe.precision, classes)
     if recipe.start_from:
         source = VAE.from_preset(recipe.start_from)
         model.encoder.set_weights(source.encoder.get_weights())
@@ -74,13 +80,19 @@ def build_model(recipe: presets.Recipe, image_shape: tuple[int, ...], num_images
     return model
 
 
-def build_network(recipe: presets.Recipe, image_shape: tuple[int, ...], precision: str) -> VAE:
+def build_network(
+    recipe: presets.Recipe,
+    image_shape: tuple[int, ...],
+    precision: str,
+    classes: Mapping[str, Any] | None = None,
+) -> VAE:
     """Builds the model of a recipe with fresh weights and without an optimizer.
 
     Args:
         recipe: the recipe.
         image_shape: shape (H, W, C) of the images.
         precision: Keras dtype policy of the encoder and the decoder.
+        classes: `num_classes` and `class_names` of a recipe with a condition. Default None.
 
     Returns:
         A `VAE` that is not compiled.
@@ -108,6 +120,7 @@ def build_network(recipe: presets.Recipe, image_shape: tuple[int, ...], precisio
         likelihood=likelihood,
         binarization=recipe.binarization,
         seed=recipe.seed,
+        **(classes or {}),
     )
 
 

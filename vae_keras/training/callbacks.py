@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from vae_keras.model import VAE
-from vae_keras.report import figures
+from vae_keras.report import figures, gallery
 from vae_keras.utils import checks, files
 
 COLUMNS: tuple[str, ...] = (
@@ -136,6 +136,8 @@ def write_elbo_csv(path: str | os.PathLike[str], rows: Iterable[Mapping[str, str
 class FigureWriter(keras.callbacks.Callback):
     """Draws grids of images after chosen epochs, always from the same latents.
 
+    Each row of a model with classes shows one class.
+
     Args:
         grids: names and standard normal draws [rows * columns, latent_dim], from which the prior
             makes latents. Each grid becomes `<name>_epoch_<n>.png`.
@@ -185,7 +187,8 @@ class FigureWriter(keras.callbacks.Callback):
         if self.epochs is not None and done not in self.epochs:
             return
         for name, draws in self.grids.items():
-            images = self.model.decode(self.model.prior_draws(draws))
+            labels = gallery.classes_of_rows(self.model, len(draws), self.columns)
+            images = self.model.decode(self.model.prior_draws(draws), labels)
             rows = len(images) // self.columns
             title = f"{self.titles.get(name, name)}, after epoch {done}"
             figure = figures.grid(images, rows, self.columns, title, invert=self.invert)

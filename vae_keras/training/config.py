@@ -39,6 +39,8 @@ class TrainConfig:
         binarization: "dynamic", "threshold" or "none". It also sets the likelihood. For "none" it
             is a `DiscretizedLogisticMixture` if the images have colours, and a
             `ContinuousBernoulli` if they are grey. Else it is a `Bernoulli`. Default None.
+        condition: "labels" for a model of p(x | z, y) whose classes are the labels of the data, or
+            "none". Default None.
         strategy: "none", "mirrored" or "multi_worker", see `cluster.join`. Default "none".
         test: whether the test set is measured and drawn at the end, too. Default False.
         overwrite: whether the folder of another run is emptied. Default False.
@@ -60,6 +62,7 @@ class TrainConfig:
     group_by: str | None = None
     validation: int | None = None
     binarization: str | None = None
+    condition: str | None = None
     strategy: str = "none"
     test: bool = False
     overwrite: bool = False
@@ -85,6 +88,7 @@ class TrainConfig:
             "data": self.data,
             "validation": self.validation,
             "binarization": self.binarization,
+            "condition": self.condition,
         }
         given = {name: value for name, value in values.items() if value is not None}
         recipe = dataclasses.replace(presets.load_recipe(self.preset), **given)
@@ -100,6 +104,7 @@ class TrainConfig:
         checks.whole_number("restarts", recipe.restarts, 0)
         checks.choice("binarization", recipe.binarization, data.BINARIZATIONS)
         checks.choice("likelihood", recipe.likelihood.name, presets.LIKELIHOODS)
+        checks.choice("condition", recipe.condition, presets.CONDITIONS)
         checks.choice("precision", recipe.precision, presets.PRECISIONS)
         return recipe
 

@@ -46,6 +46,8 @@ class Plan:
         title: title of the run's page.
         settings: content of the run's `config.json`.
         remarks: lines for the user on what the data changed. Default ().
+        classes: `num_classes` and `class_names` of the model, for a recipe with a condition.
+            Default None.
     """
 
     preset: str
@@ -54,6 +56,7 @@ class Plan:
     title: str
     settings: Mapping[str, Any]
     remarks: tuple[str, ...] = ()
+    classes: Mapping[str, Any] | None = None
 
     @property
     def held_out(self) -> str:
@@ -138,6 +141,7 @@ def make_plan(config: TrainConfig, recipe: presets.Recipe, dataset: datasets.Dat
                 "that images which stay together are on one side."
             )
     _check(recipe, dataset)
+    dataset, classes = _classes_of(recipe, dataset)
     if config.test and not len(dataset.images.x_test):
         raise checks.InputError(
             "test needs test images. Received: data with a validation set only. Leave out --test, "
@@ -148,7 +152,7 @@ def make_plan(config: TrainConfig, recipe: presets.Recipe, dataset: datasets.Dat
         settings[presets.START_HASH] = files.sha256(presets.weights(recipe.start_from))
     if dataset.own:
         settings["own_data"] = dict(dataset.identity)
-    return Plan(config.preset, recipe, dataset, title, settings, tuple(remarks))
+    return Plan(config.preset, recipe, dataset, title, settings, tuple(remarks), classes)
 
 
 def load_data(
@@ -248,6 +252,35 @@ def _deepened(part: presets.Part, sides: tuple[int, int]) -> presets.Part:
     while max(sides) > _LOWEST * 2 ** len(widths):
         widths.append(max(widths[-1], min(2 * widths[-1], _WIDEST)))
     return dataclasses.replace(part, arguments=dict(part.arguments) | {"widths": widths})
+
+
+def _classes_of(
+    recipe: presets.Recipe, dataset: datasets.DataSet
+) -> tuple[datasets.DataSet, dict[str, Any] | None]:
+    """Returns the data with labels that a model can take, and the classes of the model.
+
+    Labels 0 to K - 1 are taken as they are. The texts of any other labels name the classes.
+    """
+    if recipe.condition == "none":
+        return dataset, None
+    _, y_train, _, y_test = images = dataset.images
+    found = np.unique([] if y_train is None else y_train)
+    missing = 0 if y_train is None else int((y_train == "").sum())
+    if len(found) < 2 or missing:
+        received = f"{missing:,} images without a label" if missing else "data without classes"
+        raise checks.InputError(
+            "condition labels needs the label of each training image, of two classes at least. "
+            f"Received: {received}. Put the images of each class into a folder of their own."
+        )
+    if np.issubdtype(found.dtype, np.integer) and np.array_equal(found, np.arange(len(found))):
+        return dataset, {"num_classes": len(found)}
+
+    def texts(labels: np.ndarray | None) -> np.ndarray | None:
+        return None if labels is None else labels.astype(str)
+
+    named = images._replace(y_train=texts(y_train), y_test=texts(y_test))
+    classes = {"num_classes": len(found), "class_names": [str(name) for name in found]}
+    return dataclasses.replace(dataset, images=named), classes
 
 
 def _check(recipe: presets.Recipe, dataset: datasets.DataSet) -> None:

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from vae_keras.model import VAE
 from vae_keras.training.best import Choice
-from vae_keras.utils.rows import Array
 
 _NO_RATE = 0.01  # nats per image: the KL of a posterior that equals the prior
 _MOST_SATURATED = 0.05  # share of the decoder's outputs
@@ -37,12 +36,13 @@ def of_choice(choice: Choice, held_out: str) -> list[str]:
     ]
 
 
-def of_model(model: VAE, images: Array, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+def of_model(model: VAE, images: Any, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns a sentence for each sign that the latents or the pixels of a model went wrong.
 
     Args:
         model: the model.
-        images: images as the model receives them, float32 [N, H, W, C].
+        images: images as the model receives them, float32 [N, H, W, C], and their labels for a
+            model with classes, see `VAE.paired`.
         metrics: entries of `metrics.json` that `artifacts.measure` made.
 
     Returns:
@@ -61,7 +61,7 @@ def of_model(model: VAE, images: Array, metrics: Sequence[Mapping[str, Any]]) ->
             f"{size - active} of {size} latent dimensions collapsed: their posterior is the same "
             "for all images. A smaller latent_dim would do."
         )
-    share = saturated_share(model, images[:_IMAGES])
+    share = saturated_share(model, images)
     if share > _MOST_SATURATED:
         found.append(
             f"{share:.0%} of the decoder's outputs are saturated: the likelihood's gradient there "
@@ -70,16 +70,18 @@ def of_model(model: VAE, images: Array, metrics: Sequence[Mapping[str, Any]]) ->
     return found
 
 
-def saturated_share(model: VAE, images: Array) -> float:
-    """Returns the share of saturated outputs of a decoder, for the posterior means of images.
+def saturated_share(model: VAE, images: Any) -> float:
+    """Returns the share of saturated outputs of a decoder, for the posterior means of some images.
 
     Args:
         model: the model. The share is 0 for a likelihood that does not tell.
-        images: images as the model receives them, float32 [N, H, W, C].
+        images: as in `of_model`. The first 200 are looked at.
 
     Returns:
         A number in [0, 1].
     """
-    pixels = model.decode_distribution(tf.constant(model.encode(images).loc))
+    rows, *one_hot = (part[:_IMAGES] for part in model.labelled(images))
+    latents = model.encode(rows, *(part.argmax(axis=1) for part in one_hot)).loc
+    pixels = model.decode_distribution(tf.constant(latents), *map(tf.constant, one_hot))
     saturated = getattr(pixels, "saturated", None)
     return 0.0 if saturated is None else float(tf.reduce_mean(tf.cast(saturated(), tf.float32)))

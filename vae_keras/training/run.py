@@ -61,7 +61,7 @@ def train(config: TrainConfig) -> Path:
         team.on_chief(lambda: run_folder.claim(folder, plan.settings, config.overwrite))
         images = dataset.images.x_train
         with team.scope():
-            model = build_model(plan.recipe, images.shape[1:], len(images))
+            model = build_model(plan.recipe, images.shape[1:], len(images), plan.classes)
         try:
             fit(model, plan, folder, signals, team)
             team.on_chief(lambda: artifacts.write(model, plan, folder, config.test, signals))
@@ -115,14 +115,16 @@ def fit(model: VAE, plan: Plan, folder: Path, signals: Signals, team: cluster.Cl
         titles=gallery.prior_titles(model),
         invert=plan.dataset.invert,
     )
-    x, _ = plan.images("training")
-    x_val, _ = plan.images("validation")
+    x, y = plan.images("training")
+    x_val, y_val = plan.images("validation")
+    held_out = (x_val, y_val) if model.reads_labels else (x_val,)
     model.fit(
         x,
+        y if model.reads_labels else None,
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
         initial_epoch=0 if progress is None else progress.epoch,
-        validation_data=(x_val,) if len(x_val) else None,
+        validation_data=held_out if len(x_val) else None,
         validation_batch_size=min(_VALIDATION_BATCH, len(x_val) or _VALIDATION_BATCH),
         verbose="auto" if team.is_chief else 0,
         callbacks=[writer, kept, figures, checkpointer] if team.is_chief else [checkpointer],

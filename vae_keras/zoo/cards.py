@@ -93,6 +93,7 @@ def zoo_table(
             for name in measured
             if presets.load_recipe(name).likelihood.name == "DiscretizedLogisticMixture"
         ],
+        given=[row["name"] for row in rows if "given" in row["likelihood"]],
         refined=[row["name"] for row in rows if "num_refined" in row["likelihood"]],
     )
 
@@ -193,6 +194,8 @@ def _number(entry: Mapping[str, Any]) -> str:
 
 def _how(entry: Mapping[str, Any]) -> str:
     facts = [str(entry["estimator"]).replace("_", " ")]
+    if "given" in entry:
+        facts.append(f"given the {entry['given']}")
     if "num_refined" in entry:
         facts.append(
             f"{entry['num_samples']:,} samples for {entry['num_refined']:,} images, "

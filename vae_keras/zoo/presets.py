@@ -17,6 +17,7 @@ from vae_keras.utils import checks, files
 
 LIKELIHOODS = ("Bernoulli", "ContinuousBernoulli", "DiscretizedLogisticMixture")
 PRECISIONS = ("float32", "mixed_bfloat16")
+CONDITIONS = ("none", "labels")
 TEXTS = ("description", "choices")  # fields that do not change a run
 START_HASH = "start_weights_sha256"  # key of the hash of the weights that a run started from
 _PARTS = ("encoder", "decoder", "prior", "objective", "likelihood", "optimizer")
@@ -66,6 +67,8 @@ class Recipe:
             Default 10000.
         seed: seed of the weights, the order and the noise, an integer >= 0. Default 0.
         data: name of the data set. Default "mnist".
+        condition: "labels" for a model of p(x | z, y) whose classes are the labels of the data, or
+            "none". Default "none".
         choices: sentences for the model card that say how the recipe was chosen and what else was
             tried. Default "".
     """
@@ -88,6 +91,7 @@ class Recipe:
     validation: int = 10000
     seed: int = 0
     data: str = "mnist"
+    condition: str = "none"
     choices: str = ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from vae_keras.report import figures, gallery
 from vae_keras.report.provenance import metric, provenance
 from vae_keras.training import artifacts, run_folder
 from vae_keras.utils import checks, files, keras_file
-from vae_keras.utils.rows import Array
 from vae_keras.zoo import cards, presets
 
 GOLDEN_SEED = 0
@@ -49,7 +48,8 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
     model = keras_file.load(run / "model.keras")
     dataset = datasets.load(recipe.data)
     x, labels = dataset.images.x_test, dataset.images.y_test
-    test = data.binarize(x, recipe.seed, recipe.binarization)
+    pixels = data.binarize(x, recipe.seed, recipe.binarization)
+    test = model.paired(pixels, labels)
     likelihood = estimate_likelihood(model, test, num_samples, recipe.seed, num_refined)
     measured = artifacts.measure(model, test, recipe.binarization, recipe.seed, "test")
     trained = json.loads((run / run_folder.METRICS).read_text(encoding="utf-8"))["provenance"]
@@ -63,18 +63,20 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
             *likelihood_metrics(model, likelihood, recipe.binarization),
             *measured,
         ],
-        "latent_classes": gallery.latent_classes(model, test, labels),
+        "latent_classes": gallery.latent_classes(model, pixels, labels),
         "importance_weighted_bounds": bounds(likelihood),
     }
 
     files.copy(run / "model.keras", target / "model.keras")
     with files.atomic_write(target / "golden.npz") as file:
-        np.savez_compressed(file, **golden(model, x[:_GOLDEN_IMAGES]))
+        first = None if labels is None else labels[:_GOLDEN_IMAGES]
+        np.savez_compressed(file, **golden(model, x[:_GOLDEN_IMAGES], first))
     files.copy(run / "figures" / "elbo.png", target / "figures" / "elbo.png")
     title = gallery.prior_titles(model)["prior"]
-    samples = figures.grid(model.sample(25), 5, 5, title, invert=dataset.invert)
+    drawn = model.sample(25, labels=gallery.classes_of_rows(model, 25, 5))
+    samples = figures.grid(drawn, 5, 5, title, invert=dataset.invert)
     figures.save(samples, target / "figures" / "samples.png")
-    for kind, figure in gallery.image_figures(model, x, test, labels, dataset.invert, "test"):
+    for kind, figure in gallery.image_figures(model, x, pixels, labels, dataset.invert, "test"):
         figures.save(figure, target / "figures" / f"{kind}.png")
     files.write_json(target / "metrics.json", metrics)
     for path, text in cards.render().items():
@@ -82,42 +84,54 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
     return target
 
 
-def golden(model: VAE, images: np.ndarray) -> dict[str, Any]:
+def golden(model: VAE, images: np.ndarray, labels: Any = None) -> dict[str, Any]:
     """Returns inputs and outputs of a model, which later versions must reproduce.
 
     Args:
         model: the model.
         images: uint8 [N, H, W, C].
+        labels: their labels, which a model with classes reads. Default None.
 
     Returns:
         Arrays under "images", "loc", "scale", "reconstructions", "elbo", "samples" and
-        "interpolations".
+        "interpolations"; for a model with classes also "labels", "transfer" and "log_prob".
 
     Example:
         >>> golden(VAE(), np.zeros((10, 28, 28, 1), np.uint8))["loc"].shape
         (10, 50)
     """
-    seen = data.binarize(images, GOLDEN_SEED, model.binarization)
+    pixels = data.binarize(images, GOLDEN_SEED, model.binarization)
+    seen = model.paired(pixels, labels)
+    first, second = (
+        model.paired(pixels[row : row + 1], None if labels is None else labels[row : row + 1])
+        for row in (0, 1)
+    )
     loc, scale = model.encode(seen)
-    return {
+    found = {
         "images": images,
         "loc": loc,
         "scale": scale,
         "reconstructions": model.reconstruct(seen),
         "elbo": model.elbo(seen, GOLDEN_SEED).elbo,
-        "samples": model.sample(4, GOLDEN_SEED),
-        "interpolations": model.interpolate(seen[:1], seen[1:2], 5),
+        "samples": model.sample(4, GOLDEN_SEED, labels=gallery.classes_of_rows(model, 4, 1)),
+        "interpolations": model.interpolate(first, second, 5),
     }
+    if model.reads_labels:
+        found["labels"] = np.asarray(labels)
+        found["transfer"] = model.transfer(seen)
+        found["log_prob"] = model.classify(pixels, 50, GOLDEN_SEED).log_prob
+    return found
 
 
 def estimate_likelihood(
-    model: VAE, test: Array, num_samples: int, seed: int, num_refined: int | None
+    model: VAE, test: Any, num_samples: int, seed: int, num_refined: int | None
 ) -> evaluation.LogLikelihood:
     """Estimates log p(x) of the test images for a model card.
 
     Args:
         model: the model.
-        test: test images, binary for a Bernoulli likelihood, float32 [N, H, W, C].
+        test: test images, binary for a Bernoulli likelihood, float32 [N, H, W, C], and their labels
+            for a model with classes, see `VAE.paired`.
         num_samples: importance samples for each image.
         seed: seed of the noise, an integer >= 0.
         num_refined: number of images that take all samples. The others take
@@ -173,6 +187,8 @@ def likelihood_metrics(
         "seconds": likelihood.seconds,
         "effective_sample_size": float(np.median(likelihood.effective_sample_size)),
     }
+    if model.reads_labels:
+        facts["given"] = "labels"
     error = likelihood.estimate.standard_error
     entries = [
         metric(

@@ -1,0 +1,103 @@
+"""What a subclass of `Trainer` provides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from vae_keras.trainer.step import Bound
+from vae_keras.utils.rows import Array
+
+
+class Provided:
+    """What the trainer asks of a model about its examples, see the table in `trainer.py`."""
+
+    term_names: tuple[str, ...] = ()
+    possible_settings: tuple[str, ...] = ()
+    seed: int
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The networks and functions that a step runs through."""
+        raise NotImplementedError
+
+    @property
+    def setting_names(self) -> tuple[str, ...]:
+        """The settings among `possible_settings` that are logged now."""
+        return ()
+
+    @property
+    def example_spec(self) -> Any:
+        """The structure of `tf.TensorSpec`s of an example."""
+        raise NotImplementedError
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether examples are pairs (x, y), and not x."""
+        return False
+
+    def as_examples(self, x: Any, name: str = "x") -> np.ndarray:
+        """Returns an array of examples [N, ...] and builds the model for it.
+
+        Raises:
+            checks.InputError: for anything that is no array of examples.
+        """
+        raise NotImplementedError
+
+    def standardize(self, x: Any, y: Any = None) -> Any:
+        """Returns a batch as examples [N, ...], with the checks of their values in the graph."""
+        raise NotImplementedError
+
+    def check_spec(self, spec: tf.TensorSpec) -> None:
+        """Refuses a dataset whose examples cannot be right, and builds the model for the others."""
+        raise NotImplementedError
+
+    def check_parts(self) -> None:
+        """Warns of parts that cannot be right, before training."""
+        raise NotImplementedError
+
+    def check_support(self, examples: Array) -> None:
+        """Refuses examples to train on that the objective gives no meaningful number."""
+        raise NotImplementedError
+
+    def learn_from(self, labels: Any) -> None:
+        """Sees the labels of all examples before training on them."""
+
+    def draws(
+        self, rows: int | tf.Tensor, step: int | tf.Tensor, row: int | tf.Tensor, training: bool
+    ) -> Any:
+        """Draws the random numbers of some rows.
+
+        Args:
+            rows: number of rows.
+            step: number of the training step, or [S] of them; 0 in evaluation.
+            row: place of the first row in its batch, or in evaluation in the data.
+            training: whether the rows are trained on.
+
+        Returns:
+            A structure of tensors [rows, ...], or [S, rows, ...] for several steps.
+        """
+        raise NotImplementedError
+
+    def evaluate_bound(
+        self, examples: Any, draws: Any, training: bool, step: tf.Tensor | None
+    ) -> Bound:
+        """Evaluates the objective and the terms of a batch.
+
+        Args:
+            examples: [N, ...], a tensor, or a structure of tensors such as (x, y).
+            draws: as `draws` returns them.
+            training: whether the networks train.
+            step: number of optimizer steps so far, or None outside of training.
+        """
+        raise NotImplementedError
+
+    def traced_settings(self) -> tuple[Any, ...]:
+        """The Python values that a compiled step has read; a change compiles it anew."""
+        return ()
+
+    def xla_pays(self) -> bool:
+        """Whether XLA makes these networks faster on the devices at hand."""
+        raise NotImplementedError
