@@ -36,7 +36,7 @@ from vae_keras.utils import files, keras_file
 PATH = results.FOLDER / "labels.json"
 CLASSES, HELD_OUT = 10, 10_000
 
-# With 100 labels: chosen on the validation images.
+# The model of `few`. These values were not tuned; `--validation` is there to compare others.
 _LABELS, _REPEATS = 100, 100  # each labelled image is seen so often in an epoch
 _WIDTHS, _LATENT_DIM = (500, 500), 50
 _CLASSIFIER_WEIGHT, _RATE, _BATCH = 5.0, 1e-3, 200
