@@ -21,7 +21,15 @@ MODULES = {
 LAYERS = (
     ("_version", "utils.rows", "utils.files"),
     ("utils.checks",),
-    ("utils.graphs", "utils.keras_file", "utils.startup", "kernels.gradients", "kernels.philox"),
+    (
+        "conformal",
+        "utils.graphs",
+        "utils.keras_file",
+        "utils.startup",
+        "utils.weights",
+        "kernels.gradients",
+        "kernels.philox",
+    ),
     ("kernels.bernoulli", "kernels.logistic_mixture"),
     ("noise", "zoo.presets"),
     (
@@ -49,7 +57,9 @@ LAYERS = (
     ("array_methods", "assembly", "sharing"),
     ("image_examples",),
     ("model",),
-    ("evaluation", "export.errors", "export.signatures", "export.warmup", "report.figures"),
+    ("evaluation", "anomaly_scores", "report.figures"),
+    ("detection",),
+    ("export.errors", "export.signatures", "export.warmup"),
     (
         "compression",
         "export.parts",

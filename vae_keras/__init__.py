@@ -55,6 +55,7 @@ _CLASSES = {
 }
 _MODULES = {
     "datasets": "data.datasets",
+    "detection": "detection",
     "evaluation": "evaluation",
     "export": "export",
     "training": "training",

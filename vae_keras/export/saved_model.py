@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -20,7 +19,7 @@ from vae_keras.export import warmup
 from vae_keras.export.errors import write_errors
 from vae_keras.export.signatures import DEFAULT, Signature, example_inputs, signatures
 from vae_keras.model import VAE, require_built
-from vae_keras.utils import checks, files
+from vae_keras.utils import checks, files, weights
 
 SCORE_SAMPLES = 50
 """Default number of importance samples behind `log_marginal`."""
@@ -136,13 +135,7 @@ def weights_sha256(model: VAE) -> str:
         >>> len(weights_sha256(vae))
         64
     """
-    digest = hashlib.sha256()
-    parts = model.encoder, model.decoder, model.prior
-    for weight in (weight for part in parts for weight in getattr(part, "weights", ())):
-        value = np.ascontiguousarray(weight.numpy())
-        digest.update(f"{value.dtype.name}{value.shape}".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
+    return weights.sha256((model.encoder, model.decoder, model.prior))
 
 
 def _write_saved_model(served: dict[str, Signature], folder: Path) -> None:
