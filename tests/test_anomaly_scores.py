@@ -50,6 +50,17 @@ def test_complexity_orders_images_as_png_does():
     np.testing.assert_allclose(ours[3:], sizes[3:], rtol=0.1)  # nothing predicts noise
 
 
+def test_the_code_length_of_a_pixel_is_that_of_its_residual():
+    x = np.full((1, 6, 6, 1), 100, np.uint8)
+    x[0, 3, 3] = 140
+    nats = anomaly_scores.pixel_code_length(tf.constant(x / np.float32(255))).numpy()[0]
+    expected = np.zeros((6, 6))
+    expected[3, 3] = expected[3, 4] = expected[4, 3] = np.log(41)
+    expected[4, 3] = expected[3, 4] = np.log(41)
+    # The pixel below and to the right has a corner outside of its neighbours' range.
+    np.testing.assert_allclose(nats, expected, atol=1e-5)
+
+
 def test_complexity_of_colours_that_agree_is_small():
     grey = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 1)).astype(np.float32) / 255
     one, three = anomaly_scores.complexity(grey), anomaly_scores.complexity(np.repeat(grey, 3, -1))
@@ -94,18 +105,18 @@ def test_smoothing_keeps_the_mean_of_a_flat_map_and_spreads_a_point():
 
 def test_statistics_are_whitened():
     rng = np.random.default_rng(3)
-    values = rng.gamma(2.0, size=(5, 400)).astype(np.float32) * 100
+    values = rng.gamma(2.0, size=(6, 400)).astype(np.float32) * 100
     found = Statistics(*map(tf.constant, values))
     constants = anomaly_scores.fit("statistics", found)
     scores = anomaly_scores.score("statistics", found, constants).numpy()
-    assert scores.mean() == pytest.approx(5.0, rel=0.05)  # the mean of a chi-squared with 5 degrees
+    assert scores.mean() == pytest.approx(6.0, rel=0.05)  # the mean of a chi-squared with 6 degrees
     assert anomaly_scores.fit("likelihood", found) == {}
 
 
 def test_no_number_is_as_unusual_as_can_be():
-    found = Statistics(*[tf.constant([np.nan, 1.0])] * 5)
+    found = Statistics(*[tf.constant([np.nan, 1.0])] * 6)
     for name in anomaly_scores.SCORES:
-        constants = {"center": np.float32(0), "whitening": np.eye(5, dtype=np.float32)}
+        constants = {"center": np.float32(0), "whitening": np.eye(6, dtype=np.float32)}
         scores = anomaly_scores.score(name, found, constants).numpy()
         assert scores[0] == np.inf
         assert np.isfinite(scores[1])

@@ -68,7 +68,7 @@ LAYERS = (
         "report.page",
         "report.provenance",
     ),
-    ("export",),
+    ("export", "report.verdicts"),
     ("training.callbacks", "training.cluster", "training.run_folder", "training.signals"),
     ("training.checkpoints", "training.best"),
     ("training.config", "training.build", "training.remarks"),
@@ -80,6 +80,7 @@ LAYERS = (
     ("cli.outcome", "cli.table", "cli.models"),
     (
         "cli.cache",
+        "cli.detect",
         "cli.evaluate",
         "cli.export",
         "cli.figures",

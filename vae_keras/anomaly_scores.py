@@ -8,8 +8,10 @@ A score is made from a few `Statistics` of an image. Which score works depends o
   where unusual images have the same likelihood.
 - `complexity` subtracts the code length of the image under a general code from -log p(x). It fails
   where unusual images are more complex than normal ones.
-- `pixel` and `patch` are the largest deviance of a pixel and of a smoothed patch, for defects that
-  are small. They fail where something is missing everywhere, or the contrast is low.
+- `pixel` and `patch` are the largest deviance of a pixel and of a smoothed patch from what the
+  model expects, for defects that are small. They fail where the contrast of the defect is low.
+- `detail` is the largest code length of a smoothed patch, for small defects of a texture, which no
+  model can expect. It fails where the defect is smoother than the rest.
 - `statistics` measures how far all of these together lie from those of normal images, and is the
   default.
 
@@ -34,7 +36,7 @@ import tensorflow as tf
 from vae_keras.model import VAE
 from vae_keras.objectives import log_weights
 
-SCORES = ("statistics", "likelihood", "typicality", "complexity", "pixel", "patch")
+SCORES = ("statistics", "likelihood", "typicality", "complexity", "pixel", "patch", "detail")
 """The names of the scores, the default one first."""
 
 FITTED = ("statistics", "typicality")
@@ -57,6 +59,7 @@ class Statistics(NamedTuple):
         complexity: code length of the image in nats, which no model enters.
         pixel: largest deviance of a pixel, in nats.
         patch: largest smoothed deviance, in nats per pixel.
+        detail: largest smoothed code length, in nats per pixel.
     """
 
     negative_log_likelihood: tf.Tensor
@@ -64,6 +67,7 @@ class Statistics(NamedTuple):
     complexity: tf.Tensor
     pixel: tf.Tensor
     patch: tf.Tensor
+    detail: tf.Tensor
 
 
 def statistics(model: VAE, images: tf.Tensor, noise: tf.Tensor, patch_scale: float) -> Statistics:
@@ -99,6 +103,7 @@ def statistics(model: VAE, images: tf.Tensor, noise: tf.Tensor, patch_scale: flo
         complexity(images),
         tf.reduce_max(deviance, axis=[1, 2]),
         tf.reduce_max(smoothed(deviance, patch_scale), axis=[1, 2]),
+        tf.reduce_max(smoothed(pixel_code_length(images), patch_scale), axis=[1, 2]),
     )
 
 
@@ -114,7 +119,7 @@ def score(name: str, found: Statistics, constants: dict[str, np.ndarray]) -> tf.
         float32 [N], without NaN: an image whose statistics are no numbers is as unusual as can be.
 
     Example:
-        >>> ones = Statistics(*[tf.ones([2])] * 5)
+        >>> ones = Statistics(*[tf.ones([2])] * 6)
         >>> score("complexity", ones, {}).numpy()
         array([0., 0.], dtype=float32)
     """
@@ -127,7 +132,7 @@ def score(name: str, found: Statistics, constants: dict[str, np.ndarray]) -> tf.
     elif name == "complexity":
         value = nll - found.complexity
     else:
-        value = {"likelihood": nll, "pixel": found.pixel, "patch": found.patch}[name]
+        value = found._asdict()["negative_log_likelihood" if name == "likelihood" else name]
     return tf.where(tf.math.is_nan(value), tf.fill(tf.shape(value), np.float32(np.inf)), value)
 
 
@@ -142,7 +147,7 @@ def fit(name: str, found: Statistics) -> dict[str, np.ndarray]:
         The constants, float32, under their names; {} for a score that is not in `FITTED`.
 
     Example:
-        >>> sorted(fit("statistics", Statistics(*[tf.range(9.0)] * 5)))
+        >>> sorted(fit("statistics", Statistics(*[tf.range(9.0)] * 6)))
         ['center', 'whitening']
     """
     if name == "typicality":
@@ -243,19 +248,10 @@ def complexity(images: tf.Tensor) -> tf.Tensor:
         Weinberger et al. 2000, "The LOCO-I lossless image compression algorithm", section III.
         Krichevsky & Trofimov 1981, "The performance of universal encoding".
     """
-    levels = tf.cast(tf.round(tf.cast(images, tf.float32) * (_LEVELS - 1.0)), tf.int32)
-    if levels.shape[-1] == 3:
-        red, green, blue = tf.unstack(levels, axis=-1)
-        levels = tf.stack([red - green, green, blue - green], axis=-1)
-    padded = tf.pad(levels, [[0, 0], [1, 0], [1, 0], [0, 0]])
-    left, above, corner = padded[:, 1:, :-1], padded[:, :-1, 1:], padded[:, :-1, :-1]
-    low, high = tf.minimum(left, above), tf.maximum(left, above)
-    predicted = tf.where(corner >= high, low, tf.where(corner <= low, high, left + above - corner))
-    residual = tf.math.floormod(levels - predicted, _LEVELS)
-    activity = tf.abs(left - corner) + tf.abs(above - corner)
-    context = tf.reduce_sum(
-        tf.cast(activity[..., tf.newaxis] >= tf.constant(_CONTEXTS), tf.int32), axis=-1
-    )
+    # Beyond the border lies black, which a decoder knows, too.
+    residual, activity = _residuals(images, "CONSTANT")
+    residual = tf.math.floormod(residual, _LEVELS)
+    context = tf.add_n([tf.cast(activity >= bound, tf.int32) for bound in _CONTEXTS])
     tables = len(_CONTEXTS) + 1
     symbols = tf.reshape(context * _LEVELS + residual, [tf.shape(images)[0], -1])
     size = tables * _LEVELS
@@ -268,18 +264,63 @@ def complexity(images: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(totals, axis=-1) - tf.reduce_sum(each, axis=[1, 2])
 
 
-def default_patch_scale(image_shape: tuple[int, ...]) -> float:
-    """Returns the default scale of the smoothing: a fourteenth of the shorter side, in pixels.
+def pixel_code_length(images: tf.Tensor) -> tf.Tensor:
+    """Returns about how many nats each pixel takes, given its neighbours on the left and above.
+
+    A universal code of whole numbers spends about log(1 + |r|) on the residual r of a pixel.
+
+    Args:
+        images: float [N, H, W, C] in [0, 1]; pixels are rounded to 256 levels.
+
+    Returns:
+        float32 [N, H, W]; the channels are summed.
 
     Example:
-        >>> default_patch_scale((28, 28, 1))
+        >>> float(tf.reduce_max(pixel_code_length(tf.ones([1, 8, 8, 1]))))
+        0.0
+
+    References:
+        Elias 1975, "Universal codeword sets and representations of the integers".
+    """
+    # The border repeats its pixels, so that no border looks like a defect.
+    residual, _ = _residuals(images, "SYMMETRIC")
+    return tf.reduce_sum(tf.math.log1p(tf.abs(tf.cast(residual, tf.float32))), axis=-1)
+
+
+def default_patch_scale(image_shape: tuple[int, ...]) -> float:
+    """Returns the default scale of the smoothing: 1/28 of the shorter side, and at least 1 pixel.
+
+    Example:
+        >>> default_patch_scale((56, 56, 1))
         2.0
     """
-    return max(1.0, min(image_shape[:2]) / 14.0)
+    return max(1.0, min(image_shape[:2]) / 28.0)
+
+
+def _residuals(images: tf.Tensor, beyond: str) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns what the prediction leaves of each level, and the activity around it, int32.
+
+    Args:
+        images: float [N, H, W, C] in [0, 1].
+        beyond: mode of `tf.pad` for the pixels beyond the border.
+
+    Returns:
+        Residuals and activities, [N, H, W, C] each.
+    """
+    levels = tf.cast(tf.round(tf.cast(images, tf.float32) * (_LEVELS - 1.0)), tf.int32)
+    if levels.shape[-1] == 3:
+        red, green, blue = tf.unstack(levels, axis=-1)
+        levels = tf.stack([red - green, green, blue - green], axis=-1)
+    padded = tf.pad(levels, [[0, 0], [1, 0], [1, 0], [0, 0]], mode=beyond)
+    left, above, corner = padded[:, 1:, :-1], padded[:, :-1, 1:], padded[:, :-1, :-1]
+    low, high = tf.minimum(left, above), tf.maximum(left, above)
+    # left + above - corner, held between the two neighbours: the median predictor
+    predicted = tf.clip_by_value(left + above - corner, low, high)
+    return levels - predicted, tf.abs(left - corner) + tf.abs(above - corner)
 
 
 def _features(found: Statistics) -> Any:
-    """Returns the statistics [N, 5] on a scale on which those of normal images look normal."""
+    """Returns the statistics [N, 6] on a scale on which those of normal images look normal."""
     # asinh is a logarithm for large numbers, and takes the negative ones of a density.
     return tf.asinh(tf.stack(list(found), axis=1))
 

@@ -35,6 +35,7 @@ PROCEDURES = ("each", "benjamini_hochberg")
 _FORMAT = 1
 _FIT_SHARE = 4  # one image in four fits the constants of a score; the others calibrate
 _HOT = 0.99  # quantile of the calibration images' hottest patches, above which a region is marked
+_COLDEST = 1e-6  # nats per pixel, for images that are all black
 _BLOCK_BYTES = 1 << 26  # of decoded samples at a time
 
 
@@ -65,7 +66,8 @@ class Detector:
         fitted: number of calibration images that fitted the constants, and calibrate nothing.
         num_samples: importance samples behind the likelihood of an image.
         patch_scale: standard deviation of the smoothing of heat maps, in pixels.
-        hot: value of a heat map that one calibration image in a hundred exceeds anywhere.
+        hot: what the largest smoothed deviance and code length of a patch exceed in one
+            calibration image of a hundred, float32 [2]. Heat maps are in units of it.
 
     Example:
         >>> detector = Detector.calibrate(vae, x_train)
@@ -86,7 +88,7 @@ class Detector:
         fitted: int,
         num_samples: int,
         patch_scale: float,
-        hot: float,
+        hot: np.ndarray,
     ) -> None:
         self.model, self.score = model, score
         self.calibration, self.constants, self.fitted = calibration, constants, fitted
@@ -171,7 +173,8 @@ class Detector:
                 "the scores of calibration images must be finite. Received: "
                 f"{np.count_nonzero(~np.isfinite(calibration))} others. Train the model again."
             )
-        hot = float(np.quantile(found.patch[kept], _HOT))
+        hot = np.quantile([found.patch[kept], found.detail[kept]], _HOT, axis=1)
+        hot = np.maximum(hot, _COLDEST).astype(np.float32)
         return cls(model, score, calibration, constants, len(fits), samples, scale, hot)
 
     # ------------------------------------------------------------------------------ verdicts
@@ -222,10 +225,8 @@ class Detector:
         References:
             Benjamini & Hochberg 1995, "Controlling the false discovery rate".
         """
-        rate = checks.fraction("false_alarms", false_alarms)
+        rate = self.supported(false_alarms)
         checks.choice("procedure", procedure, PROCEDURES)
-        count = len(self.calibration)
-        conformal.require_support(count, rate, share=count / (count + self.fitted))
         scores, p_values = self._measured(x, seed)
         flagged = (
             p_values <= rate
@@ -234,14 +235,30 @@ class Detector:
         )
         return Verdicts(scores, p_values, np.where(flagged, "anomaly", "normal"))
 
+    def supported(self, false_alarms: float) -> float:
+        """Returns a rate of false alarms after checking that the calibration supports it.
+
+        Args:
+            false_alarms: the rate, between 0 and 1.
+
+        Raises:
+            checks.InputError: with the number of calibration images that the rate takes.
+        """
+        count = len(self.calibration)
+        conformal.require_support(count, false_alarms, share=count / (count + self.fitted))
+        return float(false_alarms)
+
     def heat_maps(self, x: Any) -> np.ndarray:
-        """Returns where an image is unusual: the smoothed deviance of its pixels.
+        """Returns where an image is unusual: the smoothed deviance and code length of its pixels.
+
+        Each is divided by what one calibration image in a hundred exceeds anywhere, and the larger
+        one counts.
 
         Args:
             x: images in any form that `VAE.fit` takes.
 
         Returns:
-            float32 [N, H, W], in nats per pixel. Values above `hot` are rare in normal images.
+            float32 [N, H, W]. Values above 1 are rare in normal images.
         """
         images = self._images(x)
         parts = [
@@ -263,8 +280,12 @@ class Detector:
 
     def heat_tensors(self, images: tf.Tensor) -> tf.Tensor:
         """Returns heat maps [N, H, W] of images, float [N, H, W, C] in [0, 1]."""
-        deviance = anomaly_scores.pixel_deviance(self.model, images)
-        return anomaly_scores.smoothed(deviance, self.patch_scale)
+        maps = (
+            anomaly_scores.pixel_deviance(self.model, images),
+            anomaly_scores.pixel_code_length(images),
+        )
+        deviance, detail = (anomaly_scores.smoothed(each, self.patch_scale) for each in maps)
+        return tf.maximum(deviance / self.hot[0], detail / self.hot[1])
 
     def _images(self, x: Any) -> Array:
         images = self.model.images(x)
@@ -299,7 +320,7 @@ class Detector:
             "score": self.score,
             "num_samples": self.num_samples,
             "patch_scale": self.patch_scale,
-            "hot": self.hot,
+            "hot": self.hot.tolist(),
             "fitted": self.fitted,
             "constants": {name: value.tolist() for name, value in self.constants.items()},
             "calibration": self.calibration.tolist(),
@@ -351,7 +372,7 @@ class Detector:
                 content["fitted"],
                 content["num_samples"],
                 content["patch_scale"],
-                content["hot"],
+                np.asarray(content["hot"], np.float32),
             )
 
 
