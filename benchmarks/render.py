@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import disk, goals, own_images, results, scaling, trace
+from benchmarks import detection, disk, goals, own_images, results, scaling, trace
 
 _HERE = Path(__file__).resolve().parent
 _GUIDES = _HERE.parent / "docs" / "guides"
@@ -123,6 +123,7 @@ def findings(path: Path = results.FOLDER / "findings.json") -> str:
 
 # What stands between marks and is no case's table.
 _TEXTS = {
+    "detection": detection.table,
     "disk": disk.text,
     "own_images": own_images.table,
     "findings": findings,
