@@ -229,6 +229,13 @@ def test_verdicts_refuse_what_cannot_be_judged(detector):
             method(x[:0])
 
 
+def test_the_statistics_are_those_behind_the_score(detector):
+    x = smooth_images(30, seed=12)
+    found = anomaly_scores.Statistics(*map(tf.constant, detector.statistics(x, seed=1)))
+    scores = anomaly_scores.score("statistics", found, detector.constants)
+    np.testing.assert_allclose(scores, detector.scores(x, seed=1), rtol=1e-4, atol=1e-4)
+
+
 def test_a_saved_detector_names_no_path_of_the_machine(detector, tmp_path):
     content = json.loads(detector.save(tmp_path / "detector.json").read_text())
     assert str(tmp_path) not in json.dumps(content)

@@ -156,14 +156,8 @@ class Detector:
                 "Pass more normal images that the model did not train on."
             )
         _require_new(images, trained_on)
-        compiled = graphs.compiled(
-            lambda rows, draws: anomaly_scores.statistics(model, rows, draws, scale)
-        )
         stream = noise.Stream.CALIBRATION
-        parts = [
-            compiled(rows, draws) for rows, draws in _blocks(model, images, samples, seed, stream)
-        ]
-        found = Statistics(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+        found = _statistics(model, images, samples, scale, seed, stream)
         fits, kept = _divided(len(images), seed, score)
         constants = anomaly_scores.fit(score, Statistics(*(each[fits] for each in found)))
         rest = Statistics(*(tf.constant(each[kept]) for each in found))
@@ -191,6 +185,18 @@ class Detector:
             float32 [N].
         """
         return self._measured(x, seed)[0]
+
+    def statistics(self, x: Any, seed: int = 0) -> Statistics:
+        """Returns what the score is made from, which tells why an image is unusual.
+
+        Args:
+            x, seed: as in `scores`.
+
+        Returns:
+            `anomaly_scores.Statistics`, float32 [N] each.
+        """
+        images, seed = self._images(x), checks.seed(seed)
+        return _statistics(self.model, images, self.num_samples, self.patch_scale, seed)
 
     def p_values(self, x: Any, seed: int = 0) -> np.ndarray:
         """Returns the conformal p-value of each image, float64 [N]. A low one is unusual.
@@ -412,6 +418,22 @@ def _require_new(images: Array, trained_on: np.ndarray | None) -> None:
             f"lower scores. Received: {known} of {len(images)} images that it trained on. "
             "Pass other images."
         )
+
+
+def _statistics(
+    model: VAE,
+    images: Array,
+    samples: int,
+    scale: float,
+    seed: int,
+    stream: noise.Stream = noise.Stream.DETECTION,
+) -> Statistics:
+    """Returns the statistics of images as arrays."""
+    compiled = graphs.compiled(
+        lambda rows, draws: anomaly_scores.statistics(model, rows, draws, scale)
+    )
+    parts = [compiled(rows, draws) for rows, draws in _blocks(model, images, samples, seed, stream)]
+    return Statistics(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
 def _blocks(
