@@ -33,9 +33,10 @@ def run(arguments: argparse.Namespace) -> None:
     listed = models.list_images(arguments.data, model, arguments.skip_damaged)
     procedure = PROCEDURES[1] if arguments.together else PROCEDURES[0]
     found = detector.verdicts(listed.pixels, rate, procedure=procedure, seed=arguments.seed)
-    if (folder / CSV).exists():  # the heat maps of earlier verdicts
-        shutil.rmtree(folder / HEAT_MAPS, ignore_errors=True)
+    is_old = (folder / CSV).exists()
     files.write_text(folder / CSV, _table(listed.names, found))
+    if is_old:  # the heat maps of earlier verdicts
+        shutil.rmtree(folder / HEAT_MAPS, ignore_errors=True)
     pictures = _write_pictures(detector, listed, found, folder / HEAT_MAPS)
     title = f"Verdicts on {Path(arguments.data).name}"
     html = verdicts.page(title, detector, listed.names, found, pictures, rate, procedure)

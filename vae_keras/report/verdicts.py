@@ -57,8 +57,8 @@ def picture(image: np.ndarray, heat: np.ndarray) -> bytes:
     whole = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
     right[inside[1:-1, 1:-1] & ~whole] = _EDGE
     gap = np.full((len(left), _GAP, 3), 255, np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(np.concatenate([left, gap, right], axis=1)).save(file, "PNG")
+    drawn, file = Image.fromarray(np.concatenate([left, gap, right], axis=1)), io.BytesIO()
+    drawn.save(file, "PNG")
     return file.getvalue()
 
 
