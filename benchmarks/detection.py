@@ -134,13 +134,20 @@ def auroc(normal: np.ndarray, unusual: np.ndarray) -> float:
     return float(below.mean() / (2 * len(normal)))
 
 
-def resampled(normal: np.ndarray, unusual: np.ndarray) -> list[float]:
-    """Returns the AUROC of bootstrap samples of both sets."""
+def figures(normal: np.ndarray, unusual: np.ndarray) -> dict[str, float]:
+    """Returns the AUROC with its bootstrap interval and standard error."""
     rng = np.random.default_rng(_SEED)
-    return [
+    drawn = [
         auroc(rng.choice(normal, len(normal)), rng.choice(unusual, len(unusual)))
         for _ in range(_RESAMPLES)
     ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {
+        "test_auroc": auroc(normal, unusual),
+        "low": float(low),
+        "high": float(high),
+        "standard_error": float(np.std(drawn, ddof=1)),
+    }
 
 
 def baselines(pair: Pair) -> dict[str, Score]:
@@ -218,8 +225,7 @@ def measure(pair: Pair) -> dict[str, Any]:
     measured = {
         name: {
             "validation_auroc": auroc(*(part[name] for part in validation)),
-            "test_auroc": auroc(normal[name], unusual[name]),
-            "resampled": resampled(normal[name], unusual[name]),
+            **figures(normal[name], unusual[name]),
             "seconds": seconds[name],
         }
         for name in normal
@@ -269,33 +275,39 @@ def table() -> str:
     if not found:
         return "Not measured yet."
     digits = [name for name in found if name.startswith("nine digits")]
-    rows = {name: [name] for name in found if name not in digits}
-    if len(digits) == 10:
-        rows["nine digits / the tenth, mean over ten"] = digits
     names = list(next(iter(found.values()))["scores"])
     lines = [f"| pair | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for title, pairs in rows.items():
-        cells = []
-        for name in names:
-            each = [found[pair]["scores"][name] for pair in pairs]
-            value = np.mean([entry["test_auroc"] for entry in each])
-            low, high = np.quantile(
-                np.mean([entry["resampled"] for entry in each], axis=0), [0.025, 0.975]
-            )
-            cells.append(f"{value:.3f} ({low:.3f} to {high:.3f})")
-        lines.append(f"| {title} | {' | '.join(cells)} |")
+    for pair in (name for name in found if name not in digits):
+        cells = [_cell(found[pair]["scores"][name]) for name in names]
+        lines.append(f"| {pair} | {' | '.join(cells)} |")
+    if digits:
+        each = [[found[pair]["scores"][name] for pair in digits] for name in names]
+        cells = [_cell(_mean(entries)) for entries in each]
+        of = "" if len(digits) == 10 else f", of {len(digits)} that are measured so far"
+        lines.append(f"| nine digits / the tenth, mean{of} | {' | '.join(cells)} |")
     first = next(iter(found.values()))
     machine = first["machine"]
     lines += [
         "",
         "AUROC on test images, with the 95% interval of "
-        f"{len(first['scores'][names[0]]['resampled'])} bootstrap samples. The last two columns "
+        f"{_RESAMPLES} bootstrap samples. The last two columns "
         "are baselines of scikit-learn, which for textile take the highest value of "
         f"{_PATCH} x {_PATCH} patches. Seed {first['seed']}, {machine['cores']} cores of "
         f"{machine['cpu']}; `benchmarks/results/detection.json` has the numbers of images, the "
         "validation figures and the seconds.",
     ]
     return "\n".join(lines)
+
+
+def _cell(entry: dict[str, float]) -> str:
+    return f"{entry['test_auroc']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+
+
+def _mean(entries: list[dict[str, float]]) -> dict[str, float]:
+    """Returns the mean of independent figures, with a normal interval."""
+    value = float(np.mean([entry["test_auroc"] for entry in entries]))
+    error = float(np.linalg.norm([entry["standard_error"] for entry in entries])) / len(entries)
+    return {"test_auroc": value, "low": value - 1.96 * error, "high": value + 1.96 * error}
 
 
 def main() -> None:
