@@ -135,7 +135,11 @@ def page(
     if procedure != "each":
         normal = found.scores[~is_flagged]
         line = float(max(normal.max(initial=-np.inf), detector.calibration.min()))
-    shown = f"All {flagged:,} are shown." if flagged <= MOST_SHOWN else f"{MOST_SHOWN} are shown."
+    shown = (
+        f"All {flagged:,} are shown."
+        if flagged <= MOST_SHOWN
+        else f"The first {MOST_SHOWN} are shown."
+    )
     return TEMPLATES.get_template("verdicts.html.j2").render(
         title=title,
         found=f"{flagged:,} of {count:,} images are anomalies, {flagged / count:.2%}.",
