@@ -1,7 +1,7 @@
 """Measures every anomaly score on pairs of sets, beside baselines of scikit-learn.
 
     python -m benchmarks.detection fashion_mnist mnist digits textile  # measures, and renders
-    python -m benchmarks --render  # writes the table in the project's README
+    python -m benchmarks --render  # writes the table in the guide
 
 A piece that was measured is not measured again; `--again` measures it anew. The default score was
 chosen by the validation figures. The table shows the test figures.

@@ -14,7 +14,10 @@ from benchmarks import detection, disk, goals, own_images, results, scaling, tra
 
 _HERE = Path(__file__).resolve().parent
 _GUIDES = _HERE.parent / "docs" / "guides"
-PAGES = (_HERE / "README.md", _GUIDES / "own_images.md", _GUIDES / "several_machines.md")
+PAGES = (
+    _HERE / "README.md",
+    *(_GUIDES / f"{name}.md" for name in ("own_images", "several_machines", "anomalies")),
+)
 _MARKED = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 _COLORS = {"reference": "#1f5fa8", "peer": "#9aa5b1", "floor": "#d8b365"}
 
