@@ -57,9 +57,9 @@ class Result:
     limit: str = ""
 
 
-def about() -> dict[str, dict[str, Any]]:
+def about(packages: Sequence[str] = _PACKAGES) -> dict[str, dict[str, Any]]:
     """Returns what a case is run on and with; asked before it runs, for the load average's sake."""
-    return {"machine": machine(), "versions": versions()}
+    return {"machine": machine(), "versions": versions(packages)}
 
 
 def write(
@@ -98,9 +98,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
     """Returns the versions of Python and of what takes part."""
     found = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in packages:
         found[name] = importlib.metadata.version(name)
     return found

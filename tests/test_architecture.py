@@ -21,7 +21,15 @@ MODULES = {
 LAYERS = (
     ("_version", "utils.rows", "utils.files"),
     ("utils.checks",),
-    ("utils.graphs", "utils.keras_file", "utils.startup", "kernels.gradients", "kernels.philox"),
+    (
+        "conformal",
+        "utils.graphs",
+        "utils.keras_file",
+        "utils.startup",
+        "utils.weights",
+        "kernels.gradients",
+        "kernels.philox",
+    ),
     ("kernels.bernoulli", "kernels.logistic_mixture"),
     ("noise", "zoo.presets"),
     (
@@ -51,7 +59,9 @@ LAYERS = (
     ("array_methods", "assembly", "sharing"),
     ("conditional", "image_examples"),
     ("model",),
-    ("evaluation", "export.errors", "export.signatures", "export.warmup", "report.figures"),
+    ("evaluation", "anomaly_scores", "report.figures"),
+    ("detection",),
+    ("export.errors", "export.signatures", "export.warmup"),
     (
         "compression",
         "export.parts",
@@ -60,7 +70,7 @@ LAYERS = (
         "report.page",
         "report.provenance",
     ),
-    ("export",),
+    ("export", "report.verdicts"),
     ("training.callbacks", "training.cluster", "training.run_folder", "training.signals"),
     ("training.checkpoints", "training.best"),
     ("training.config", "training.build", "training.remarks"),
@@ -72,6 +82,7 @@ LAYERS = (
     ("cli.outcome", "cli.table", "cli.models"),
     (
         "cli.cache",
+        "cli.detect",
         "cli.evaluate",
         "cli.export",
         "cli.figures",

@@ -8,11 +8,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from benchmarks import commands, contests, goals, race, render, results, trace, workload
+from benchmarks import commands, contests, detection, goals, race, render, results, trace, workload
 from benchmarks.__main__ import main
 from benchmarks.contestants import ours
 from benchmarks.gate import peak_rss
-from vae_keras import VAE
+from vae_keras import VAE, anomaly_scores
 
 
 @pytest.mark.parametrize("path", render.PAGES, ids=lambda path: path.stem)
@@ -94,7 +94,23 @@ def test_the_pages_have_a_place_for_every_result():
     """Without its marks rendering would change nothing, and nothing would differ."""
     benchmarks, *guides = (render.places(path) for path in render.PAGES)
     assert {*contests.CONTESTS, *commands.COMMANDS, "goals", "findings", "trace"} == set(benchmarks)
-    assert guides == [["own_images", "disk"], ["scaling"]]
+    assert guides == [["own_images", "disk"], ["scaling"], ["detection"]]
+
+
+def test_an_area_under_the_curve_by_hand():
+    normal, unusual = np.array([1.0, 2.0, 2.0, 4.0]), np.array([2.0, 3.0])
+    assert detection.auroc(normal, unusual) == (1 + 0.5 + 0.5 + 3) / 8
+    assert detection.auroc(normal, normal) == 0.5
+
+
+def test_the_default_score_has_the_best_validation_figures():
+    """The default is chosen by them, not by the test figures."""
+    pairs = detection.read().values()
+    means = {
+        name: np.mean([pair["scores"][name]["validation_auroc"] for pair in pairs])
+        for name in anomaly_scores.SCORES
+    }
+    assert max(means, key=means.get) == anomaly_scores.SCORES[0]
 
 
 def test_a_finding_is_what_its_commit_says():

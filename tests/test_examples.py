@@ -11,7 +11,7 @@ import tensorflow as tf
 import vae_keras
 from tests.conftest import small_vae
 from tests.test_architecture import MODULES
-from vae_keras import data, evaluation, export, optimizers, priors
+from vae_keras import data, detection, evaluation, export, optimizers, priors
 from vae_keras.data import datasets
 
 
@@ -24,6 +24,7 @@ def names(digits) -> dict[str, object]:
     modules = {"np": np, "tf": tf, "keras": keras, "vae_keras": vae_keras, "data": data}
     ours = {"evaluation": evaluation, "export": export, "optimizers": optimizers, "priors": priors}
     public = {name: getattr(vae_keras, name) for name in vae_keras.__all__}
+    ours["Detector"] = detection.Detector
     made = {"vae": vae, "x_train": digits, "x_test": digits, "datasets": datasets}
     return modules | ours | public | made
 

@@ -57,6 +57,7 @@ _CLASSES = {
 }
 _MODULES = {
     "datasets": "data.datasets",
+    "detection": "detection",
     "evaluation": "evaluation",
     "export": "export",
     "training": "training",

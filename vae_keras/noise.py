@@ -35,6 +35,8 @@ class Stream(enum.IntEnum):
     UNIFORM = 6
     SPLIT = 7
     DRAWN_PIXELS = 8
+    CALIBRATION = 9
+    DETECTION = 10
 
 
 def normal(

@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from tensorflow.core.util import event_pb2
 
+from tests.conftest import images, small_vae
 from tests.docs.pages import ROOT, Block, blocks, dead_links, missing_lines, pages
 from vae_keras import training
 from vae_keras.cli.main import main
 from vae_keras.data import own_images
+from vae_keras.detection import Detector
 
 PAGES = pages()
 BLOCKS = [block for path in PAGES for block in blocks(path)]
@@ -133,11 +136,18 @@ def reads_labels(names, out):
     assert names["half"].history.history["elbo"][-1] > -400
 
 
+def judges(names, out):
+    assert names["heat"].shape == (100, 28, 28)
+    assert int(out.split()[0]) <= 6  # more of 100 normal images are improbable at 1%
+    assert Path("detector.json").exists()
+
+
 # What running a block must show, under its page and heading. Every block that runs is here.
 CHECKS = {
     ("README.md", "The API in ten lines"): is_the_api,
     ("docs/index.md", "In Python"): is_the_api,
     ("docs/guides/own_images.md", "Your own images"): encodes,
+    ("docs/guides/anomalies.md", "Which images are anomalies"): judges,
     ("docs/guides/own_networks.md", "Your own networks"): samples,
     ("docs/guides/own_networks.md", "The example of keras.io, moved over"): elbo_above(-400),
     ("docs/guides/own_networks.md", "Latents in groups"): has_groups,
@@ -177,6 +187,15 @@ def files(photos, photos_run, tmp_path, monkeypatch) -> Path:
     np.savez(tmp_path / "scans.npz", x_train=np.arange(180, dtype=np.uint8).reshape(20, 3, 3))
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mlp_mnist-photos").symlink_to(photos_run)
+    parts = (images(140) * 255).astype(np.uint8)
+    for folder in ("good_parts", "new_parts"):
+        (tmp_path / folder).mkdir()
+        for row, image in enumerate(parts[:12]):
+            Image.fromarray(image[..., 0]).save(tmp_path / folder / f"{row}.png")
+    vae, model = small_vae(), tmp_path / "runs" / "mlp_mnist-good_parts" / "model.keras"
+    model.parent.mkdir()
+    vae.save(model)
+    Detector.calibrate(vae, parts).save(model)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -467,11 +467,38 @@ def test_rendering(finished, tmp_path, disk, fault, place, capsys):
     assert leftovers(tmp_path) == []
 
 
+def test_verdicts(tmp_path, disk, capsys):
+    vae, rng = small_vae(), np.random.default_rng(0)
+    vae.save(tmp_path / "model.keras")
+    np.save(tmp_path / "good.npy", rng.integers(0, 9, (60, 6, 6), np.uint8))
+    np.save(tmp_path / "new.npy", rng.integers(0, 256, (3, 6, 6), np.uint8))
+    places = {"model": "model.keras", "calibrate": "good.npy", "data": "new.npy", "to": "verdicts"}
+    flags = [part for name, at in places.items() for part in (f"--{name}", str(tmp_path / at))]
+    arguments = ["detect", *flags, "--false-alarms", "0.05"]
+    assert main(arguments) == 0
+    (first,) = (tmp_path / "verdicts" / "heat_maps").glob("1-*.png")
+    written = (tmp_path / "verdicts" / name for name in ("verdicts.csv", "verdicts.html"))
+    paths = tmp_path / "detector.json", *written, first
+    for path, fault in zip(paths, FAULTS, strict=True):
+        name = path.name
+        before = path.read_bytes()
+        with disk.fails(fault, name):
+            assert main(arguments) == 2, (name, fault)
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert FAULTS[fault] in error
+        assert leftovers(tmp_path) == []
+        if path == first:  # the heat maps of earlier verdicts were removed
+            assert not path.exists()
+        else:
+            assert path.read_bytes() == before
+
+
 # -------------------------------------------------------------------------------- the census
 
 # Every call of the package that can write a file, and what makes the write atomic. The test fails
 # for a new call until it goes through `files.atomic_write` or `files.staged` and is listed here.
 WRITERS = {
+    ("cli.detect", "detector.save"),  # write_json
     ("compression", "picture.save"),  # into memory
     ("data.cache", "np.savez"),  # atomic_write
     ("data.cache", "open"),  # staged, and the lock
@@ -484,8 +511,10 @@ WRITERS = {
     ("export.saved_model", "os.replace"),  # renames that folder
     ("export.warmup", "tf.io.TFRecordWriter"),  # into a folder that is renamed
     ("model", "super().save"),  # the user's own call of Keras' save
-    ("report.figures", "figure.savefig"),  # atomic_write
+    ("report.figures", "figure.savefig"),  # into memory
+    ("report.verdicts", "drawn.save"),  # into memory
     ("sharing", "bare.save"),  # into a temporary folder
+    ("training.artifacts", "detector.save"),  # write_json
     ("training.artifacts", "model.save"),  # staged
     ("training.best", "np.savez"),  # atomic_write
     ("training.checkpoints", "model.save"),  # staged

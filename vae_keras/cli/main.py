@@ -18,6 +18,11 @@ from vae_keras.cli import outcome
 from vae_keras.utils import startup
 
 _FORMATS = ("saved_model", "onnx", "litert")
+_FORMS = (
+    "a set by name, or own images: a folder, a .zip or .tar, an .npz, .npy or .h5, or TFRecord "
+    "files"
+)
+_SKIP = "leave damaged image files out and list them"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,6 +92,31 @@ def _parser() -> argparse.ArgumentParser:
     _add_refined(command)
     _add_seed(command)
     command.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
+
+    command = add("detect", "Says which images are anomalies, at a rate of false alarms.")
+    _add_model(command)
+    command.add_argument("--data", required=True, metavar="DATA", help=f"the images; {_FORMS}")
+    command.add_argument(
+        "--calibrate",
+        metavar="DATA",
+        help="normal images that the model did not train on (default: the calibration beside the "
+        "model, or the validation images of its data)",
+    )
+    command.add_argument(
+        "--false-alarms", type=float, default=0.01, metavar="RATE", help="rate (default: 0.01)"
+    )
+    command.add_argument(
+        "--together",
+        action="store_true",
+        help="the rate limits the share of false alarms among the anomalies "
+        "(Benjamini and Hochberg)",
+    )
+    command.add_argument(
+        "--score", metavar="NAME", help="how a new calibration scores (default: statistics)"
+    )
+    command.add_argument("--skip-damaged", action="store_true", help=_SKIP)
+    _add_seed(command)
+    command.add_argument("--to", default="verdicts", metavar="DIR", help="folder of the verdicts")
 
     command = add("sample", "Draws images from the prior into one PNG file.")
     _add_model(command)
@@ -164,12 +194,9 @@ def _add_data(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument(
         "--data",
         metavar="DATA",
-        help="a set by name, or own images: a folder, a .zip or .tar, an .npz, .npy or .h5, "
-        f"or TFRecord files (default: {default})",
+        help=f"{_FORMS} (default: {default})",
     )
-    command.add_argument(
-        "--skip-damaged", action="store_true", help="leave damaged image files out and list them"
-    )
+    command.add_argument("--skip-damaged", action="store_true", help=_SKIP)
 
 
 def _add_refined(command: argparse.ArgumentParser) -> None:

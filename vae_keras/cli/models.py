@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vae_keras import optimizers  # noqa: F401  a checkpoint names its classes
-from vae_keras.data import datasets
+from vae_keras.data import datasets, own_images, store
 from vae_keras.model import VAE
 from vae_keras.training import run_folder
 from vae_keras.training.plan import load_data
@@ -146,7 +146,7 @@ def _held_out(arguments: argparse.Namespace, dataset: datasets.DataSet, is_same:
         trained = "The model was trained on these data" if is_same else "The data come divided"
         print(f"{trained}: their {len(x):,} {kind} images are measured.")
         return Held(x, y, kind, dataset.invert)
-    seen = _seen(arguments)
+    seen = _hashes_of_run(arguments)
     x, y = dataset.unseen(seen)
     whole = len(x_train) + len(dataset.images.x_test)
     if not len(x):
@@ -164,8 +164,67 @@ def _held_out(arguments: argparse.Namespace, dataset: datasets.DataSet, is_same:
     return Held(x, y, "unseen", dataset.invert)
 
 
-def _seen(arguments: argparse.Namespace) -> np.ndarray | None:
-    """Returns the hashes of the images that a run trained on, or None if they are not known."""
+def list_images(data: str, model: VAE, skip_damaged: bool) -> own_images.Listed:
+    """Reads images that are judged, or by which others are judged, with the name of each.
+
+    Args:
+        data: a set by name, whose test images are read, or the path of own images.
+        model: the model. Own images are scaled to its image size, and grey ones become colour
+            images for a model of colours.
+        skip_damaged: whether damaged image files are left out.
+
+    Returns:
+        `own_images.Listed`.
+
+    Raises:
+        checks.InputError: if the data cannot be loaded.
+    """
+    if data in datasets.KNOWN:
+        x = load_data(data).images.x_test
+        return own_images.Listed([f"{data}/{row}" for row in range(len(x))], x, [])
+    height, width, channels = model.image_shape
+    listed = own_images.list_images(data, f"{height}x{width}", skip_damaged=skip_damaged)
+    print(*listed.notes, sep="\n", end="\n" if listed.notes else "")
+    if channels == 3 and listed.pixels.shape[-1] == 1:
+        return listed._replace(pixels=np.repeat(np.asarray(listed.pixels), 3, axis=-1))
+    return listed
+
+
+def validation_images(arguments: argparse.Namespace) -> Any:
+    """Returns the validation images of the named data that a model was trained on.
+
+    Args:
+        arguments: the parsed arguments.
+
+    Returns:
+        uint8 [N, H, W, C]. N is 0 if the model was trained on own images or held nothing out.
+    """
+    train, count = _named_training_images(arguments)
+    return train[len(train) - count :]
+
+
+def hashes_trained_on(arguments: argparse.Namespace) -> np.ndarray | None:
+    """Returns the hashes of the images that a model trained on.
+
+    Args:
+        arguments: the parsed arguments.
+
+    Returns:
+        uint64 [M]: those that a run on own images wrote, or those of the named data. None if they
+        are not known.
+
+    Raises:
+        checks.InputError: if the file of the hashes is damaged.
+    """
+    seen = _hashes_of_run(arguments)
+    if seen is not None:
+        return seen
+    train, count = _named_training_images(arguments)
+    return store.digests(train[: len(train) - count]) if len(train) else None
+
+
+def _hashes_of_run(arguments: argparse.Namespace) -> np.ndarray | None:
+    """Returns the hashes that a run on own images wrote, or None without such a run."""
     if arguments.preset is not None:
         return None
     path = Path(arguments.model).parent / run_folder.TRAINED_ON
@@ -178,3 +237,19 @@ def _seen(arguments: argparse.Namespace) -> np.ndarray | None:
             "the hashes of the images that a run trained on must be whole. "
             f"Received: {path} ({error}). Restore the file, or remove it."
         ) from error
+
+
+def _named_training_images(arguments: argparse.Namespace) -> tuple[Any, int]:
+    """Returns the training images of the named data of a model, and how many were held out.
+
+    There are none for a model of own images, and for a `.keras` file without a run.
+    """
+    if arguments.preset is not None:
+        recipe = presets.load_recipe(arguments.preset)
+        name, count = recipe.data, recipe.validation
+    else:
+        settings = _settings(arguments)
+        name, count = str(settings.get("data")), int(settings.get("validation", 0))
+    if name not in datasets.KNOWN:
+        return np.zeros((0, 1, 1, 1), np.uint8), 0
+    return load_data(name).images.x_train, count

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -82,20 +83,7 @@ def open_images(
         >>> dataset.name, dataset.images.x_train.shape, dataset.images.x_test.shape
         ('dots', (18, 8, 8, 1), (2, 8, 8, 1))
     """
-    path = checks.path("data", path)
-    check_name(name(path))
-    size = None if image_size is None else parse_size(image_size)
-    try:
-        source = _source(path)
-        catalogue, stored = _decoded(source, path, size, skip_damaged, say)
-    except OSError as error:
-        raise checks.InputError(
-            f"data must be readable. Received: {path} ({error.strerror or error}). "
-            "Check its permissions."
-        ) from error
-    if stored.damaged and not skip_damaged:  # of a cache that was made without them
-        raise checks.InputError(next(iter(stored.damaged.values())))
-    catalogue = _without(catalogue, stored.rows)
+    source, catalogue, stored = _read(path, image_size, skip_damaged, say)
     if len(stored.rows) < MIN_IMAGES:
         raise checks.InputError(
             f"a data set must hold at least {MIN_IMAGES} images. "
@@ -128,6 +116,53 @@ def open_images(
         continues=division.continues,
         digests=digests,
     )
+
+
+class Listed(NamedTuple):
+    """Images in the order of their source, without a division.
+
+    Attributes:
+        names: name of each image: its path in the folder or archive, or its row in an array.
+        pixels: uint8 [N, H, W, C], in memory or as `rows.Rows`.
+        notes: lines for the user.
+    """
+
+    names: list[str]
+    pixels: rows.Array
+    notes: list[str]
+
+
+def list_images(
+    path: str | os.PathLike[str],
+    image_size: str | None = None,
+    *,
+    skip_damaged: bool = False,
+    say: Callable[[str], None] = print,
+) -> Listed:
+    """Reads images that are neither divided nor trained on, one of them at least.
+
+    Args:
+        path, image_size, skip_damaged, say: as in `open_images`.
+
+    Returns:
+        `Listed`.
+
+    Raises:
+        checks.InputError: as in `open_images`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/dots.npy", np.zeros((2, 8, 8), np.uint8))
+        ...     listed = list_images(f"{folder}/dots.npy")
+        >>> listed.names, listed.pixels.shape
+        (['dots/0', 'dots/1'], (2, 8, 8, 1))
+    """
+    source, catalogue, stored = _read(path, image_size, skip_damaged, say)
+    on_disk = isinstance(stored.pixels, np.memmap)
+    pixels = rows.of(stored.pixels, stored.rows) if on_disk else stored.pixels[stored.rows]
+    names = list(catalogue.names) or [f"{name(path)}/{row}" for row in stored.rows]
+    return Listed(names, pixels, [*source.notes, *stored.notes, *_damage(stored.damaged)])
 
 
 def name(path: str | os.PathLike[str]) -> str:
@@ -239,6 +274,29 @@ def _records(root: Path, paths: list[Path]) -> Records:
 
 def _is_part(folder: str) -> bool:
     return part_of(folder) is not None
+
+
+def _read(
+    path: str | os.PathLike[str],
+    image_size: str | None,
+    skip_damaged: bool,
+    say: Callable[[str], None],
+) -> tuple[decoding.Source, Catalogue, Stored]:
+    """Opens and decodes a source. The catalogue and the rows are those of sound images."""
+    path = checks.path("data", path)
+    check_name(name(path))
+    size = None if image_size is None else parse_size(image_size)
+    try:
+        source = _source(path)
+        catalogue, stored = _decoded(source, path, size, skip_damaged, say)
+    except OSError as error:
+        raise checks.InputError(
+            f"data must be readable. Received: {path} ({error.strerror or error}). "
+            "Check its permissions."
+        ) from error
+    if stored.damaged and not skip_damaged:  # of a cache that was made without them
+        raise checks.InputError(next(iter(stored.damaged.values())))
+    return source, _without(catalogue, stored.rows), stored
 
 
 def _decoded(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -16,11 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 from vae_keras._version import __version__
+from vae_keras.detection import Detector
 from vae_keras.export import warmup
 from vae_keras.export.errors import write_errors
 from vae_keras.export.signatures import DEFAULT, Signature, example_inputs, signatures
 from vae_keras.model import VAE, require_built
-from vae_keras.utils import checks, files
+from vae_keras.utils import checks, files, weights
 
 SCORE_SAMPLES = 50
 """Default number of importance samples behind `log_marginal`."""
@@ -42,6 +42,7 @@ def export_saved_model(
     score_samples: int = SCORE_SAMPLES,
     largest_batch: int = LARGEST_BATCH,
     overwrite: bool = False,
+    detector: Detector | None = None,
 ) -> Path:
     """Writes a new version of a model under a base path of TF Serving.
 
@@ -57,15 +58,15 @@ def export_saved_model(
     - `interpolate`: `start_images`, `end_images` and `fractions` [N] to `probabilities`.
     - `score`: `images` and `seeds` int32 [N, 2] to `elbo`, `log_likelihood`, `kl` and
       `log_marginal`.
+    - `detect`, with a detector only: `images` and `seeds` int32 [N, 2] to `score` and `p_value`
+      float64 [N].
 
     Beside each input, a model with classes takes `labels` int32 [N], and `interpolate` takes
     `start_labels` and `end_labels`. `log_marginal` is then log p(x | y). It has two more
     signatures:
 
-    | signature | inputs | outputs |
-    |---|---|---|
-    | `transfer` | `images`, `labels` | `probabilities` [N, K, H, W, C] |
-    | `classify` | `images`, `seeds` int32 [N, 2] | `log_prob`, `standard_error` [N, K] |
+    - `transfer`: `images` and `labels` to `probabilities` [N, K, H, W, C].
+    - `classify`: `images` and `seeds` int32 [N, 2] to `log_prob` and `standard_error` [N, K].
 
     `probabilities` and `reconstructions` are the mean of the likelihood. For a Bernoulli this is
     the probability that a pixel is 1. For any other likelihood it is the mean grey value or colour,
@@ -73,7 +74,7 @@ def export_saved_model(
 
     The seeds of a row are (seed, row). `sample` with the seeds [[7, 0], [7, 1]] returns
     `model.sample(2, seed=7)`, and `score` with the same seeds returns `model.elbo(images, seed=7)`,
-    bit for bit.
+    bit for bit. `detect` returns `detector.scores(images, seed=7)` and its p-values.
 
     The folder `assets.extra` of the version holds `tf_serving_warmup_requests`, which a server runs
     when it loads the version, and two files for people and tests: `metadata.json`, and
@@ -90,12 +91,14 @@ def export_saved_model(
         largest_batch: rows of the larger of the two warm-up requests of each signature, >= 1. It
             should be the largest batch of the server. Default 64.
         overwrite: whether to replace an existing version. Default False.
+        detector: a detector of the model, for the signature `detect`. Default None.
 
     Returns:
         The folder of the version.
 
     Raises:
-        checks.InputError: for a version that exists, a number below 1 or a model without weights.
+        checks.InputError: for a version that exists, a number below 1, a model without weights, or
+            a detector of another model.
         OSError: if the version could not be written.
 
     Example:
@@ -103,6 +106,11 @@ def export_saved_model(
         PosixPath('serving/mnist/1')
     """
     require_built(model, "an export")
+    if detector is not None and detector.model is not model:
+        raise checks.InputError(
+            "an export takes a detector of its own model. Received: a detector of another model. "
+            "Calibrate one with this model, or load it for this model."
+        )
     for name, count in (("score_samples", score_samples), ("largest_batch", largest_batch)):
         checks.memory(name, checks.whole_number(name, count, 1), 4 * math.prod(model.image_shape))
     base = checks.writable("the base path", base_path, folder=True)
@@ -122,7 +130,7 @@ def export_saved_model(
     # The name is not an integer, so a server that polls the folder ignores it until the rename.
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=base))
     try:
-        served = signatures(model, score_samples)
+        served = signatures(model, score_samples, detector)
         with write_errors(target):
             _write_saved_model(served, temporary)
             _write_extras(model, served, temporary, score_samples, largest_batch)
@@ -146,15 +154,8 @@ def weights_sha256(model: VAE) -> str:
         >>> len(weights_sha256(vae))
         64
     """
-    digest = hashlib.sha256()
     parts = model.encoder, model.decoder, model.prior, model.classifier
-    values = [weight.numpy() for part in parts for weight in getattr(part, "weights", ())]
-    if model.num_classes is not None:
-        values.append(model.class_probabilities)
-    for value in map(np.ascontiguousarray, values):
-        digest.update(f"{value.dtype.name}{value.shape}".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
+    return weights.sha256(parts, [] if model.num_classes is None else [model.class_probabilities])
 
 
 def _write_saved_model(served: dict[str, Signature], folder: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from vae_keras import noise
+from vae_keras.detection import Detector
 from vae_keras.model import VAE
 from vae_keras.objectives import log_weights
 
@@ -33,12 +34,15 @@ class Signature(NamedTuple):
     inputs: list[tf.TensorSpec]
 
 
-def signatures(model: VAE, score_samples: int) -> dict[str, Signature]:
+def signatures(
+    model: VAE, score_samples: int, detector: Detector | None = None
+) -> dict[str, Signature]:
     """Builds the signatures of a model, the default one first.
 
     Args:
         model: a built model.
         score_samples: importance samples behind `log_marginal`, >= 1.
+        detector: a detector of the model, for the signature `detect`. Default None.
 
     Returns:
         Maps names to `Signature`s. The table in `export.export_saved_model` lists them.
@@ -87,7 +91,7 @@ def signatures(model: VAE, score_samples: int) -> dict[str, Signature]:
 
     def sample(seeds: tf.Tensor, *labels: tf.Tensor) -> dict[str, tf.Tensor]:
         seeds, *one_hot = with_labels("seeds", _seeds(seeds), labels)
-        latents = model.prior.transform(_row_noise(seeds, noise.Stream.PRIOR, size))
+        latents = model.prior.transform(_row_noise(seeds, noise.Stream.PRIOR, size)[:, 0])
         return {shown: model.decode_tensors(latents, *one_hot), "latents": latents}
 
     def interpolate(
@@ -114,7 +118,7 @@ def signatures(model: VAE, score_samples: int) -> dict[str, Signature]:
     def score(images: tf.Tensor, seeds: tf.Tensor, *labels: tf.Tensor) -> dict[str, tf.Tensor]:
         rows, seeds = _same_rows("images and seeds", checked_images(images), _seeds(seeds))
         rows, *one_hot = with_labels("images", rows, labels)
-        draws = _row_noise(seeds, noise.Stream.TEST_LATENTS, size)
+        draws = _row_noise(seeds, noise.Stream.TEST_LATENTS, size)[:, 0]
         log_marginal = _log_marginal(model, score_samples, rows, seeds, *one_hot)
         return {**model.terms(rows, draws, *one_hot)._asdict(), "log_marginal": log_marginal}
 
@@ -128,6 +132,14 @@ def signatures(model: VAE, score_samples: int) -> dict[str, Signature]:
     def classify(images: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
         rows, seeds = _same_rows("images and seeds", checked_images(images), _seeds(seeds))
         return model.classify_tensors(rows, seeds, max(score_samples, 2))._asdict()
+
+    def detect(images: tf.Tensor, seeds: tf.Tensor) -> dict[str, tf.Tensor]:
+        assert detector is not None
+        rows, seeds = _same_rows("images and seeds", checked_images(images), _seeds(seeds))
+        samples = detector.num_samples
+        draws = _row_noise(seeds, noise.Stream.DETECTION, size, samples)
+        scores, p_values = detector.detect_tensors(rows, draws)
+        return {"score": scores, "p_value": p_values}
 
     ends = [image_spec("start_images"), image_spec("end_images"), fraction_spec]
     made = {
@@ -143,6 +155,8 @@ def signatures(model: VAE, score_samples: int) -> dict[str, Signature]:
     if count is not None:
         made["transfer"] = Signature(transfer, [image_spec(), *label_spec()])
         made["classify"] = Signature(classify, [image_spec(), seed_spec])
+    if detector is not None:
+        made["detect"] = Signature(detect, [image_spec(), seed_spec])
     return made
 
 
@@ -191,13 +205,14 @@ def example_inputs(signature: Signature, rows: int) -> dict[str, np.ndarray]:
 # ------------------------------------------------------------------------------ random numbers
 
 
-def _row_noise(seeds: tf.Tensor, stream: noise.Stream, size: int) -> tf.Tensor:
-    """Returns standard normal noise [N, size]. Each row is keyed by its own (seed, row)."""
+def _row_noise(seeds: tf.Tensor, stream: noise.Stream, size: int, samples: int = 1) -> tf.Tensor:
+    """Returns standard normal noise [N, samples, size]. Each row is keyed by its (seed, row)."""
 
     def one(pair: tf.Tensor) -> tf.Tensor:
-        return noise.normal(pair[0], stream, rows=1, size=size, row=pair[1])[0]
+        first = tf.cast(pair[1], tf.int64) * samples
+        return noise.normal(pair[0], stream, rows=samples, size=size, row=first)
 
-    return tf.map_fn(one, seeds, fn_output_signature=tf.TensorSpec([size], tf.float32))
+    return tf.map_fn(one, seeds, fn_output_signature=tf.TensorSpec([samples, size], tf.float32))
 
 
 def _log_marginal(

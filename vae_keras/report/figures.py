@@ -5,6 +5,7 @@ Nothing here uses pyplot, so there is no global state and no window.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -59,11 +60,24 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     Example:
         >>> save(grid(np.zeros((2, 28, 28, 1)), 1, 2, "Two images"), "grid.png")
     """
+    content = png(figure)
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def png(figure: Figure) -> bytes:
+    """Returns a figure as the content of a PNG file, see `save`.
+
+    Example:
+        >>> png(grid(np.zeros((2, 28, 28, 1)), 1, 2, "Two images"))[1:4]
+        b'PNG'
+    """
     # A second layout pass would move a grid by a pixel, so the layout is computed once.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+    return file.getvalue()
 
 
 def tile(images: np.ndarray, rows: int, columns: int, gap: int = 1) -> np.ndarray:

@@ -18,7 +18,7 @@ REFERENCE_NOTE = (
     f"{len(figures.REFERENCE_ELBO)} epochs."
 )
 
-_TEMPLATES = jinja2.Environment(
+TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("vae_keras.report"),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
@@ -26,6 +26,8 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+"""The templates of all pages."""
+
 _CURVE = ("elbo", "log_likelihood", "kl", "val_elbo", "val_log_likelihood", "val_kl", "seconds")
 _CAPTIONS = {
     "elbo": "The ELBO after each epoch{beside}.",
@@ -120,7 +122,7 @@ def page(
     likelihood = config.get("likelihood", {}).get("name", "Bernoulli")
     reference = reference_curve(config.get("data", "mnist"), likelihood)
     texts = captions(split, reference)
-    return _TEMPLATES.get_template("page.html.j2").render(
+    return TEMPLATES.get_template("page.html.j2").render(
         title=title,
         description=config.get("description", ""),
         remarks=metrics.get("remarks", []),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae_keras import compression, evaluation, export
+from vae_keras import compression, detection, evaluation, export
 from vae_keras.data import datasets
 from vae_keras.data.observations import observed
 from vae_keras.model import VAE
@@ -67,7 +67,12 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
         kept = len(plan.dataset.images.x_train) - recipe.validation
         with files.atomic_write(folder / run_folder.TRAINED_ON) as file:
             np.save(file, plan.dataset.digests[0][:kept])
-    export.export_saved_model(model, folder / "serving", version=1, overwrite=True)
+    detector = _calibrated(model, plan, images[plan.held_out].originals)
+    if detector is not None:
+        detector.save(folder / "model.keras")
+    export.export_saved_model(
+        model, folder / "serving", version=1, overwrite=True, detector=detector
+    )
 
     signals.check("before the figures")
     curve = figures.elbo_curve(
@@ -246,6 +251,17 @@ def save_weights(model: VAE, path: Path) -> None:
     """
     with files.staged(path) as temporary:
         model.save(temporary)
+
+
+def _calibrated(model: VAE, plan: Plan, originals: Array) -> detection.Detector | None:
+    """Returns a detector of own images that is calibrated with those held out, if they suffice.
+
+    The held-out images may have chosen the epoch of the weights, so their scores can be a little
+    lower than those of new images.
+    """
+    enough = len(originals) >= detection.FEWEST and plan.held_out == "validation"
+    judges = plan.dataset.own and plan.classes is None and enough
+    return detection.Detector.calibrate(model, originals) if judges else None
 
 
 def _in_float32(model: VAE, plan: Plan) -> VAE:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vae_keras import detection
 from vae_keras.utils import checks, files
 from vae_keras.zoo import presets
 
@@ -127,7 +128,7 @@ def _unusable(folder: Path, error: Exception) -> checks.InputError:
 
 def _empty(folder: Path) -> None:
     """Removes what a run writes, and nothing else."""
-    for name in (REPORT, METRICS, TRAINED_ON, "model.keras", "elbo.csv"):
+    for name in (REPORT, METRICS, TRAINED_ON, detection.FILE, "model.keras", "elbo.csv"):
         (folder / name).unlink(missing_ok=True)
     for name in ("checkpoints", "figures", "serving"):
         shutil.rmtree(folder / name, ignore_errors=True)
