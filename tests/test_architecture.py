@@ -58,7 +58,8 @@ LAYERS = (
         "report.page",
         "report.provenance",
     ),
-    ("export",),
+    ("export", "report.engine"),
+    ("report.explorer",),
     ("training.callbacks", "training.cluster", "training.run_folder", "training.signals"),
     ("training.checkpoints", "training.best"),
     ("training.config", "training.build", "training.remarks"),
@@ -71,6 +72,7 @@ LAYERS = (
     (
         "cli.cache",
         "cli.evaluate",
+        "cli.explore",
         "cli.export",
         "cli.figures",
         "cli.presets",
@@ -94,7 +96,7 @@ RESERVED = {
     "tensorflow_probability": ("distributions", "report.provenance"),
     "matplotlib.pyplot": (),
     "pickle": ("data.datasets",),  # the one restricted read
-    "subprocess": ("data.datasets", "report.provenance"),
+    "subprocess": ("data.datasets", "report.engine", "report.provenance"),
 }
 
 # Private names of Keras and TensorFlow that have no public counterpart.

@@ -101,6 +101,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(command, "what the model was trained on")
     command.add_argument("--to", default="figures", metavar="DIR", help="folder of the PNG files")
 
+    command = add("explore", "Writes a page in which the model runs without a network.")
+    _add_model(command)
+    _add_data(command, "what the model was trained on")
+    command.add_argument("--to", default="explorer.html", metavar="FILE", help="the HTML file")
+    command.add_argument(
+        "--engine", metavar="DIR", help="onnxruntime-web as npm installs it (default: npm is run)"
+    )
+
     command = add("export", "Exports a model for TF Serving, ONNX or LiteRT.")
     _add_model(command)
     command.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -259,6 +259,48 @@ def manifold(model: VAE, side: int = _SIDE) -> np.ndarray:
     return model.decode(model.prior_draws(standard))
 
 
+class Plane(NamedTuple):
+    """The plane of a latent map.
+
+    Attributes:
+        centre: the point of the latent space at the origin of the map, [latent_dim].
+        directions: two orthonormal directions, [2, latent_dim]. The second one of a latent space
+            with one dimension is 0.
+        axis_name: name of the axes, "latent" or "principal component".
+    """
+
+    centre: np.ndarray
+    directions: np.ndarray
+    axis_name: str
+
+
+def plane(loc: np.ndarray) -> Plane:
+    """Finds the plane in which posterior means vary most, by a principal component analysis.
+
+    The plane of one or two latent dimensions is that of the dimensions themselves.
+
+    Args:
+        loc: posterior means [N, latent_dim].
+
+    Returns:
+        `Plane`.
+
+    Example:
+        >>> plane(np.random.default_rng(0).normal(size=(100, 5))).directions.shape
+        (2, 5)
+    """
+    size = loc.shape[1]
+    if size <= 2:
+        return Plane(np.zeros(size, loc.dtype), np.eye(2, size, dtype=loc.dtype), "latent")
+    centre = loc.mean(axis=0)
+    _, _, directions = np.linalg.svd(loc - centre, full_matrices=False)
+    if len(directions) < 2:  # a single image spans no plane
+        directions = np.eye(2, size, dtype=loc.dtype)
+    # The sign of a singular vector is arbitrary. A fixed sign gives equal maps in two runs.
+    signs = np.sign(directions[np.arange(2), np.abs(directions[:2]).argmax(axis=1)])
+    return Plane(centre, directions[:2] * signs[:, np.newaxis], "principal component")
+
+
 def project(loc: np.ndarray) -> tuple[np.ndarray, str]:
     """Projects posterior means to two dimensions by a principal component analysis.
 
@@ -275,13 +317,8 @@ def project(loc: np.ndarray) -> tuple[np.ndarray, str]:
         >>> points.shape, axis_name
         ((100, 2), 'principal component')
     """
-    if loc.shape[1] <= 2:
-        return np.pad(loc, ((0, 0), (0, 2 - loc.shape[1]))), "latent"
-    centred = loc - loc.mean(axis=0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    # The sign of a singular vector is arbitrary. A fixed sign gives equal maps in two runs.
-    signs = np.sign(directions[np.arange(2), np.abs(directions[:2]).argmax(axis=1)])
-    return centred @ (directions[:2] * signs[:, np.newaxis]).T, "principal component"
+    centre, directions, axis_name = plane(loc)
+    return (loc - centre) @ directions.T, axis_name
 
 
 def latent_classes(model: VAE, images: Array, labels: np.ndarray | None) -> dict[str, Any]:
