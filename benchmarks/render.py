@@ -10,11 +10,16 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import disk, goals, own_images, results, scaling, trace
+from benchmarks import disk, explorer, goals, own_images, results, scaling, trace
 
 _HERE = Path(__file__).resolve().parent
 _GUIDES = _HERE.parent / "docs" / "guides"
-PAGES = (_HERE / "README.md", _GUIDES / "own_images.md", _GUIDES / "several_machines.md")
+PAGES = (
+    _HERE / "README.md",
+    _GUIDES / "own_images.md",
+    _GUIDES / "several_machines.md",
+    _GUIDES / "look_inside.md",
+)
 _MARKED = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 _COLORS = {"reference": "#1f5fa8", "peer": "#9aa5b1", "floor": "#d8b365"}
 
@@ -124,6 +129,7 @@ def findings(path: Path = results.FOLDER / "findings.json") -> str:
 # What stands between marks and is no case's table.
 _TEXTS = {
     "disk": disk.text,
+    "explorer": explorer.text,
     "own_images": own_images.table,
     "findings": findings,
     "goals": goals.table,

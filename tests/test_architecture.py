@@ -49,11 +49,19 @@ LAYERS = (
     ("array_methods", "assembly", "sharing"),
     ("image_examples",),
     ("model",),
-    ("evaluation", "export.errors", "export.signatures", "export.warmup", "report.figures"),
+    (
+        "embeddings",
+        "evaluation",
+        "export.errors",
+        "export.signatures",
+        "export.warmup",
+        "report.figures",
+    ),
     (
         "compression",
         "export.parts",
         "export.saved_model",
+        "report.embedding_files",
         "report.gallery",
         "report.page",
         "report.provenance",
@@ -71,6 +79,7 @@ LAYERS = (
     ("cli.outcome", "cli.table", "cli.models"),
     (
         "cli.cache",
+        "cli.embed",
         "cli.evaluate",
         "cli.explore",
         "cli.export",

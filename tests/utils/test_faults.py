@@ -485,6 +485,9 @@ WRITERS = {
     ("export.saved_model", "os.replace"),  # renames that folder
     ("export.warmup", "tf.io.TFRecordWriter"),  # into a folder that is renamed
     ("model", "super().save"),  # the user's own call of Keras' save
+    ("report.embedding_files", "np.savetxt"),  # atomic_write
+    ("report.embedding_files", "held.open"),  # atomic_write
+    ("report.embedding_files", "sprite.save"),  # atomic_write
     ("report.engine", "shutil.copyfileobj"),  # atomic_write
     ("report.figures", "figure.savefig"),  # atomic_write
     ("sharing", "bare.save"),  # into a temporary folder

@@ -10,12 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras import evaluation
 from vae_keras.data import datasets
 from vae_keras.data.observations import observed
 from vae_keras.export import parts
@@ -23,6 +21,7 @@ from vae_keras.model import VAE, require_built
 from vae_keras.priors import StandardNormal
 from vae_keras.report import gallery
 from vae_keras.report.engine import Engine
+from vae_keras.report.page import TEMPLATES
 from vae_keras.utils import files
 from vae_keras.utils.rows import Array, select
 
@@ -33,15 +32,6 @@ _MOST_BYTES = 6 << 20  # of pixels in the file
 _DRAWABLE = (28, 28, 1)  # the images that a reader can draw by hand
 _SHARED = 1024  # bytes from which a tensor is kept once for all parts
 _REACH = 3.5  # standard deviations from the centre to an end of a slider
-
-_TEMPLATES = jinja2.Environment(
-    loader=jinja2.PackageLoader("vae_keras.report"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
 
 
 def write(
@@ -98,7 +88,7 @@ def write(
         "points": points.astype("<f4").tobytes(),
         **{f"part-{name}": content for name, content in contents.items()},
     }
-    html = _TEMPLATES.get_template("explorer.html.j2").render(
+    html = TEMPLATES.get_template("explorer.html.j2").render(
         title=title,
         facts=facts | {"split": split, "invert": invert and model.image_shape[-1] == 1},
         blobs={name: _packed(content) for name, content in blobs.items()},
@@ -111,17 +101,15 @@ def _facts(
     model: VAE, images: np.ndarray, labels: np.ndarray | None
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Returns what the page knows of the model and of the images, and their points on the map."""
-    loc, scale = model.encode(images)
+    loc = model.encode(images).loc
     centre, directions, axis_name = gallery.plane(loc)
     points = (loc - centre) @ directions.T
-    units = evaluation.active_units(model, images)
-    order = units.variance if units.kl is None else units.kl
-    middle = loc.mean(axis=0)
-    reach = _REACH * np.sqrt(loc.var(axis=0) + (scale**2).mean(axis=0))
+    found = gallery.dimensions(model, images)
     observations = observed(images, model.seed, model.binarization)
     elbo = model.elbo(observations, model.seed).elbo.astype(np.float64)
-    named = labels is not None and datasets.has_classes(labels)
-    names, classes = np.unique(labels, return_inverse=True) if named else (np.array([]), None)
+    names, classes = np.array([]), None
+    if labels is not None and datasets.has_classes(labels):
+        names, classes = np.unique(labels, return_inverse=True)
     return {
         "shape": list(model.image_shape),
         "latent_dim": model.latent_dim,
@@ -136,16 +124,16 @@ def _facts(
         "centre": centre.tolist(),
         "directions": directions.tolist(),
         "axis_name": axis_name,
-        "ordered_by": "variance of the posterior mean" if units.kl is None else "KL",
+        "ordered_by": found.measure_name,
         "dimensions": [
             {
                 "index": int(index),
-                "measure": float(order[index]),
-                "active": bool(units.variance[index] > units.threshold),
-                "low": float(middle[index] - reach[index]),
-                "high": float(middle[index] + reach[index]),
+                "measure": float(found.measure[index]),
+                "active": bool(found.active[index]),
+                "low": float(found.centre[index] - _REACH * found.spread[index]),
+                "high": float(found.centre[index] + _REACH * found.spread[index]),
             }
-            for index in np.argsort(-order)
+            for index in found.order
         ],
     }, points
 

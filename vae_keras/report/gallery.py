@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from vae_keras import inference, noise
+from vae_keras import evaluation, inference, noise
 from vae_keras.data import datasets
+from vae_keras.embeddings import nearest
 from vae_keras.model import VAE
 from vae_keras.priors import StandardNormal
 from vae_keras.report import figures
@@ -29,6 +30,10 @@ _PAIRS = ((3, 5), (1, 7), (4, 9), (0, 6), (2, 8))  # classes to interpolate betw
 _STEPS = 11
 _SIDE = 20
 _COLUMNS = 10  # images above their reconstructions
+_NEIGHBOURS = 8
+_MOST_ROWS = 1000  # images that order the latent dimensions
+_TRAVERSED = 10  # dimensions
+_VALUES = (-3.0, -2.25, -1.5, -0.75, 0.0, 0.75, 1.5, 2.25, 3.0)  # standard deviations
 
 
 def prior_grids(model: VAE, seed: int = 0, count: int = 25) -> dict[str, np.ndarray]:
@@ -97,7 +102,8 @@ def image_figures(
             name it.
 
     Yields:
-        Names and figures: "reconstructions"; "interpolations" if there are two images or more;
+        Names and figures: "reconstructions"; "interpolations" and "neighbours" if there are two
+        images or more; "traverse";
         "manifold" if the latent space has two dimensions; "levels" if the latents come in groups;
         "latent_map" if the labels are classes, see `datasets.has_classes`.
 
@@ -105,7 +111,7 @@ def image_figures(
         >>> x = np.zeros((10, 28, 28, 1), np.uint8)
         >>> drawn = dict(image_figures(VAE(), x, x / np.float32(255), None, True, "test"))
         >>> list(drawn)
-        ['reconstructions', 'interpolations']
+        ['reconstructions', 'interpolations', 'traverse', 'neighbours']
     """
     if labels is None:
         first, names = list(range(min(_COLUMNS, len(images)))), []
@@ -131,13 +137,16 @@ def image_figures(
     )
     if pairs := _pairs(labels, len(images)):
         yield "interpolations", _interpolations(model, originals, images, pairs, invert, split)
+    yield "traverse", _traverse(model, images, invert, split)
+    loc = model.encode(images).loc
+    if len(images) > 1:
+        yield "neighbours", _neighbours(loc, originals, first, names, invert, split)
     if model.latent_dim == 2:
         title = "Images decoded over the latent plane"
         yield "manifold", figures.grid(manifold(model), _SIDE, _SIDE, title, invert=invert)
     if len(inference.latent_groups(model.decoder, model.latent_dim)) > 1:
         yield "levels", _levels(model, originals[[0]], images[[0]], invert, split)
     if labels is not None and datasets.has_classes(labels):
-        loc = model.encode(images).loc
         points, axis_name = project(loc)
         title = f"Posterior means of the {split} images, by class"
         distances = class_distances(loc, labels)
@@ -180,6 +189,121 @@ def _interpolations(
         f"Interpolations between the posterior means of two {split} images",
         row_labels=[name for _, _, name in pairs] if pairs[0][2] else (),
         column_labels=["original", *fractions, "original"],
+        invert=invert,
+    )
+
+
+class Dimensions(NamedTuple):
+    """The latent dimensions over some images.
+
+    Attributes:
+        order: the dimensions, from the most informative one, [latent_dim].
+        measure: what orders them, [latent_dim]: the mean KL of each dimension in nats, or for a
+            learned prior the variance of its posterior mean.
+        measure_name: "KL" or "variance of the posterior mean".
+        active: whether the posterior mean varies, bool [latent_dim].
+        centre: mean of each dimension, [latent_dim].
+        spread: standard deviation of each dimension over images and posterior, [latent_dim].
+    """
+
+    order: np.ndarray
+    measure: np.ndarray
+    measure_name: str
+    active: np.ndarray
+    centre: np.ndarray
+    spread: np.ndarray
+
+
+def dimensions(model: VAE, images: Array) -> Dimensions:
+    """Orders the latent dimensions by what they tell of images.
+
+    Args:
+        model: a built model.
+        images: images in any form that `VAE.fit` takes.
+
+    Returns:
+        `Dimensions`.
+
+    Example:
+        >>> dimensions(vae, x_test).order.shape
+        (3,)
+    """
+    units = evaluation.active_units(model, images)
+    loc, scale = model.encode(images)
+    measure = units.variance if units.kl is None else units.kl
+    return Dimensions(
+        np.argsort(-measure, kind="stable"),
+        measure,
+        "variance of the posterior mean" if units.kl is None else "KL",
+        units.variance > units.threshold,
+        loc.mean(axis=0),
+        np.sqrt(loc.var(axis=0) + (scale**2).mean(axis=0)),
+    )
+
+
+def traverse(model: VAE, image: np.ndarray, found: Dimensions) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes the latents of an image with one dimension changed at a time.
+
+    Args:
+        model: a built model.
+        image: an image as the model receives it, [1, H, W, C].
+        found: the order, the centres and the spreads of the dimensions, see `dimensions`.
+
+    Returns:
+        Pixel means [R, 9, H, W, C], and the R dimensions of the rows: at most ten, in the order of
+        `found`. The columns set the dimension from -3 to 3 standard deviations from its centre.
+
+    Example:
+        >>> images, rows = traverse(vae, x_test[:1], dimensions(vae, x_test))
+        >>> images.shape
+        (3, 9, 6, 6, 1)
+    """
+    loc, rows = model.encode(image).loc, found.order[:_TRAVERSED]
+    latents = np.repeat(loc, len(rows) * len(_VALUES), axis=0).reshape(len(rows), len(_VALUES), -1)
+    for row, dimension in enumerate(rows):
+        values = found.centre[dimension] + found.spread[dimension] * np.array(_VALUES)
+        latents[row, :, dimension] = values
+    decoded = model.decode(latents.reshape(-1, loc.shape[1]))
+    return decoded.reshape(*latents.shape[:2], *model.image_shape), rows
+
+
+def _traverse(model: VAE, images: Array, invert: bool, split: str) -> Figure:
+    found = dimensions(model, images[:_MOST_ROWS])
+    drawn, rows = traverse(model, images[:1], found)
+    return figures.grid(
+        drawn.reshape(-1, *drawn.shape[2:]),
+        drawn.shape[0],
+        drawn.shape[1],
+        f"A {split} image, one latent dimension changed at a time",
+        row_labels=[f"z{index + 1}, {found.measure[index]:.2f}" for index in rows],
+        column_labels=[f"{value:g}" for value in _VALUES],
+        invert=invert,
+    )
+
+
+def _neighbours(
+    loc: np.ndarray,
+    originals: Array,
+    first: list[int],
+    names: list[str],
+    invert: bool,
+    split: str,
+) -> Figure:
+    count = min(_NEIGHBOURS, len(loc) - 1)
+    rows = nearest(loc[first], loc, count + 1).rows
+    # An image is its own nearest neighbour, unless another one lies at the same point.
+    kept = [
+        [other for other in row if other != own][:count]
+        for own, row in zip(first, rows, strict=True)
+    ]
+    shown = [row for own, others in zip(first, kept, strict=True) for row in (own, *others)]
+    return figures.grid(
+        np.stack([np.asarray(originals[[row]])[0] for row in shown]) / 255.0,
+        len(first),
+        count + 1,
+        f"{split.capitalize()} images and the nearest others by posterior mean",
+        row_labels=names,
+        column_labels=["image", *map(str, range(1, count + 1))],
         invert=invert,
     )
 
