@@ -10,13 +10,16 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import detection, disk, goals, own_images, results, scaling, trace
+from benchmarks import detection, disk, explorer, goals, own_images, results, scaling, trace
 
 _HERE = Path(__file__).resolve().parent
 _GUIDES = _HERE.parent / "docs" / "guides"
 PAGES = (
     _HERE / "README.md",
-    *(_GUIDES / f"{name}.md" for name in ("own_images", "several_machines", "anomalies")),
+    *(
+        _GUIDES / f"{name}.md"
+        for name in ("own_images", "several_machines", "anomalies", "look_inside")
+    ),
 )
 _MARKED = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 _COLORS = {"reference": "#1f5fa8", "peer": "#9aa5b1", "floor": "#d8b365"}
@@ -128,6 +131,7 @@ def findings(path: Path = results.FOLDER / "findings.json") -> str:
 _TEXTS = {
     "detection": detection.table,
     "disk": disk.text,
+    "explorer": explorer.text,
     "own_images": own_images.table,
     "findings": findings,
     "goals": goals.table,

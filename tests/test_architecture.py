@@ -59,18 +59,20 @@ LAYERS = (
     ("array_methods", "assembly", "sharing"),
     ("conditional", "image_examples"),
     ("model",),
-    ("evaluation", "anomaly_scores", "report.figures"),
+    ("embeddings", "evaluation", "anomaly_scores", "report.figures"),
     ("detection",),
     ("export.errors", "export.signatures", "export.warmup"),
     (
         "compression",
         "export.parts",
         "export.saved_model",
+        "report.embedding_files",
         "report.gallery",
         "report.page",
         "report.provenance",
     ),
-    ("export", "report.verdicts"),
+    ("export", "report.engine", "report.verdicts"),
+    ("report.explorer",),
     ("training.callbacks", "training.cluster", "training.run_folder", "training.signals"),
     ("training.checkpoints", "training.best"),
     ("training.config", "training.build", "training.remarks"),
@@ -83,7 +85,9 @@ LAYERS = (
     (
         "cli.cache",
         "cli.detect",
+        "cli.embed",
         "cli.evaluate",
+        "cli.explore",
         "cli.export",
         "cli.figures",
         "cli.presets",
@@ -107,7 +111,7 @@ RESERVED = {
     "tensorflow_probability": ("distributions", "report.provenance"),
     "matplotlib.pyplot": (),
     "pickle": ("data.datasets",),  # the one restricted read
-    "subprocess": ("data.datasets", "report.provenance"),
+    "subprocess": ("data.datasets", "report.engine", "report.provenance"),
 }
 
 # Private names of Keras and TensorFlow that have no public counterpart.

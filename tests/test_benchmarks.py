@@ -8,7 +8,19 @@ import subprocess
 import numpy as np
 import pytest
 
-from benchmarks import commands, contests, detection, goals, race, render, results, trace, workload
+from benchmarks import (
+    commands,
+    contests,
+    detection,
+    explorer,
+    goals,
+    probes,
+    race,
+    render,
+    results,
+    trace,
+    workload,
+)
 from benchmarks.__main__ import main
 from benchmarks.contestants import ours
 from benchmarks.gate import peak_rss
@@ -94,7 +106,7 @@ def test_the_pages_have_a_place_for_every_result():
     """Without its marks rendering would change nothing, and nothing would differ."""
     benchmarks, *guides = (render.places(path) for path in render.PAGES)
     assert {*contests.CONTESTS, *commands.COMMANDS, "goals", "findings", "trace"} == set(benchmarks)
-    assert guides == [["own_images", "disk"], ["scaling"], ["detection"]]
+    assert guides == [["own_images", "disk"], ["scaling"], ["detection"], ["explorer"]]
 
 
 def test_an_area_under_the_curve_by_hand():
@@ -227,3 +239,37 @@ def test_a_trace_counts_each_operation_without_those_inside_of_it():
 
 def test_every_goal_is_of_a_case():
     assert {goal.case for goal in goals.GOALS} <= {*contests.CONTESTS, *commands.COMMANDS}
+
+
+def test_probes_measure_what_the_features_tell():
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    labels = np.arange(200) % 2
+    rng = np.random.default_rng(0)
+    told = (labels[:, np.newaxis] + rng.normal(0, 0.05, (200, 3))).astype(np.float32)
+    features = {"told": (told, told[::-1]), "noise": (rng.normal(size=(200, 3)),) * 2}
+    entries = probes.measure(features, labels, labels[::-1])
+    assert [entry["accuracy"] for entry in entries[:2]] == [1.0, 1.0]
+    assert all(entry["accuracy"] < 0.8 for entry in entries[2:])
+    assert all(entry["interval"][0] < entry["accuracy"] for entry in entries)
+
+
+def test_wilsons_interval_is_that_of_the_textbook():
+    low, high = probes.wilson(0.5, 10)
+    assert (low, high) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
+    assert probes.wilson(1.0, 10)[1] == pytest.approx(1.0)
+
+
+def test_the_explorers_measurements_are_rendered_with_the_machine(tmp_path):
+    assert explorer.text(tmp_path / "none.json") == "Not measured yet."
+    times = {"start": 2500, "show": 1.26, "show_slow": 3, "encode": 1}
+    row = {"preset": "p", "bytes": 7_800_000, **times}
+    held = {
+        "engine_bytes": 4_900_000,
+        "browser": "Chromium 1",
+        "machine": {"cpu": "a processor", "load_average": 1.0},
+        "presets": [row],
+    }
+    (tmp_path / "e.json").write_text(json.dumps(held), encoding="utf-8")
+    text = explorer.text(tmp_path / "e.json")
+    assert "| p | 7.8 MB | 2.5 s | 1.3 ms | 3.0 ms | 1.0 ms |" in text
+    assert "takes 4.9 MB of a file, compressed. One thread of a processor" in text

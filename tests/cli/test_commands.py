@@ -1,6 +1,7 @@
 """The commands of the zoo: what they print, what they write, what they refuse."""
 
 import json
+import shutil
 from argparse import Namespace
 
 import numpy as np
@@ -13,10 +14,15 @@ from vae_keras.cli.main import main
 from vae_keras.cli.models import trained_on
 from vae_keras.data import datasets
 from vae_keras.priors import AutoregressiveFlow
-from vae_keras.report import figures
+from vae_keras.report import engine, figures
 from vae_keras.training import artifacts
 from vae_keras.utils import checks, files
 from vae_keras.zoo import presets
+
+FIGURES = {
+    f"{name}.png"
+    for name in ("interpolations", "latent_map", "neighbours", "reconstructions", "traverse")
+}
 
 
 def test_presets_lists_the_zoo(capsys):
@@ -85,10 +91,12 @@ def test_figures_takes_a_keras_file(tmp_path):
     weights = presets.folder() / "mlp_mnist" / "model.keras"
     assert main(["figures", "--model", str(weights), "--to", str(tmp_path)]) == 0
     names = {path.name for path in tmp_path.glob("*.png")}
-    assert names == {"interpolations.png", "latent_map.png", "reconstructions.png"}
+    assert names == FIGURES
 
 
-def test_a_run_on_own_images_is_evaluated_and_drawn(photos, photos_run, tmp_path, capsys):
+def test_a_run_on_own_images_is_evaluated_and_drawn(
+    photos, photos_run, tmp_path, capsys, monkeypatch
+):
     model = ["--model", str(photos_run / "model.keras")]
     path = tmp_path / "numbers.json"
     arguments = ["--data", str(photos), "--samples", "10", "--json", str(path)]
@@ -101,7 +109,24 @@ def test_a_run_on_own_images_is_evaluated_and_drawn(photos, photos_run, tmp_path
 
     assert main(["figures", *model, "--data", str(photos), "--to", str(tmp_path)]) == 0
     names = {path.name for path in tmp_path.glob("*.png")}
-    assert names == {"interpolations.png", "latent_map.png", "reconstructions.png"}
+    assert names == FIGURES
+
+    run = shutil.copytree(photos_run, tmp_path / "run")
+    monkeypatch.setattr(engine, "find", lambda folder: engine.Engine(b"script", b"wasm"))
+    of_run = ["--model", str(run / "model.keras"), "--data", str(photos)]
+    assert 'href="explorer.html"' not in (run / "report.html").read_text(encoding="utf-8")
+    assert main(["explore", *of_run]) == 0
+    assert "report.html links to it" in capsys.readouterr().out
+    assert '"count": 6' in (run / "explorer.html").read_text(encoding="utf-8")
+    assert 'href="explorer.html"' in (run / "report.html").read_text(encoding="utf-8")
+
+    path = tmp_path / "embeddings.npz"
+    assert main(["embed", *model, "--data", str(photos), "--to", str(path)]) == 0
+    with np.load(path, allow_pickle=False) as held:
+        assert held["loc"].shape == held["scale"].shape == (6, 50)
+        for file, label in zip(held["file"], held["label"], strict=True):
+            assert (photos / file).exists()
+            assert file.startswith(f"{label}/")
 
     assert main(["sample", *model, "--to", str(tmp_path / "s.png")]) == 0
     assert main(["export", *model, "--to", str(tmp_path / "base")]) == 0

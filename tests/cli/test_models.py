@@ -36,14 +36,15 @@ def others(folder: Path, count: int = 12) -> Path:
 
 
 def test_of_the_data_of_the_run_the_test_images_are_measured(model, photos, photos_run, capsys):
-    x, y, kind, invert = held(model, photos_run, photos)
+    x, y, kind, invert, names = held(model, photos_run, photos)
     np.testing.assert_array_equal(x, own_images.open_images(photos).images.x_test)
     assert (len(y), kind, invert) == (6, "test", False)
+    assert [name.split("/")[0] for name in names] == list(y)
     assert "trained on these data: their 6 test images are measured" in capsys.readouterr().out
 
 
 def test_of_another_folder_every_image_is_measured(model, photos_run, tmp_path, capsys):
-    x, y, kind, _ = held(model, photos_run, others(tmp_path / "new"))
+    x, y, kind, _, _ = held(model, photos_run, others(tmp_path / "new"))
     assert (len(x), y, kind) == (12, None, "unseen")
     assert "All 12 images that the model did not train on are measured; 0 others are left out" in (
         capsys.readouterr().out
@@ -56,7 +57,7 @@ def test_images_that_were_trained_on_are_left_out_wherever_they_lie(
     """The run trained on 49 of the 60 photos. Five were for validation and six for testing."""
     mixed = shutil.copytree(photos, tmp_path / "mixed")
     others(mixed / "blue sky")
-    x, y, _, _ = held(model, photos_run, mixed)
+    x, y, _, _, _ = held(model, photos_run, mixed)
     assert len(x) == len(y) == 12 + 60 - 49
     assert "23 images that the model did not train on are measured; 49 others" in (
         capsys.readouterr().out
@@ -79,7 +80,7 @@ def test_a_division_that_comes_with_the_data_is_kept(model, photos_run, tmp_path
     others(tmp_path / "set" / "Testing", 3)
     assert held(model, photos_run, tmp_path / "set")[2] == "test"
     (tmp_path / "set" / "Testing").rename(tmp_path / "set" / "valid")
-    x, _, kind, _ = held(model, photos_run, tmp_path / "set")
+    x, _, kind, _, _ = held(model, photos_run, tmp_path / "set")
     assert (len(x), kind) == (3, "validation")
 
 

@@ -141,7 +141,7 @@ def test_unseen_images_are_those_that_were_not_trained_on(mapped):
     for x in (X, mapped):
         images = Images(x[:100], np.arange(100), x[100:], np.arange(100, 130))
         dataset = DataSet("mine", images, "", digests=(digests[:100], digests[100:]))
-        unseen, labels = dataset.unseen(digests[10:105])
+        unseen, labels, _ = dataset.unseen(digests[10:105])
         expected = [*range(10), *range(105, 130)]
         assert labels.tolist() == expected
         np.testing.assert_array_equal(np.asarray(unseen), X[expected])

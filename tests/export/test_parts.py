@@ -12,6 +12,7 @@ from keras import layers
 from tests.conftest import images, small_vae
 from tests.export.conftest import with_random_weights
 from vae_keras import VAE, ConvDecoder, ConvEncoder, TopDownDecoder, TopDownEncoder, export
+from vae_keras.export import parts
 from vae_keras.utils import checks
 
 
@@ -92,6 +93,24 @@ def test_onnx_parts_answer_as_the_model(whole, tmp_path):
             names = [output.name for output in session.get_outputs()]
             outputs = session.run(None, inputs)
             require_close(dict(zip(names, outputs, strict=True)), expected)
+
+
+def test_the_terms_of_the_elbo_are_the_models_in_onnx(whole):
+    """Their KL has the operation expm1, which ONNX lacks."""
+    runtime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    pytest.importorskip("tf2onnx", reason="the extra [onnx] is not installed")
+    content = parts.onnx_bytes(
+        "score",
+        [whole.encoder, whole.decoder],
+        lambda pixels, noise: whole.terms(pixels, noise)._asdict(),
+        {"images": whole.image_shape, "noise": (whole.latent_dim,)},
+    )
+    pixels = (images(4, whole.image_shape) > 0.5).astype(np.float32)
+    noise = np.random.default_rng(1).normal(size=(4, whole.latent_dim)).astype(np.float32)
+    session = runtime.InferenceSession(content)
+    found = session.run(["elbo", "log_likelihood", "kl"], {"images": pixels, "noise": noise})
+    for values, expected in zip(found, whole.terms(pixels, noise), strict=True):
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
 
 
 def require_close(outputs: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:

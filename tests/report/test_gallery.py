@@ -10,6 +10,7 @@ from vae_keras import VAE, MLPDecoder, MLPEncoder, TopDownDecoder, TopDownEncode
 from vae_keras.report import figures, gallery
 
 SHAPE = (6, 5, 1)
+ALWAYS = ("reconstructions", "interpolations", "traverse", "neighbours")  # of two images or more
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,7 @@ def test_uniform_latents_fill_plus_minus_root_three_with_variance_one(model):
 
 def test_images_of_ten_classes_give_three_figures(shown):
     drawn = shown[3]
-    assert list(drawn) == ["reconstructions", "interpolations", "latent_map"]
+    assert list(drawn) == [*ALWAYS, "latent_map"]
     assert all(isinstance(figure, Figure) for figure in drawn.values())
 
 
@@ -181,8 +182,8 @@ def test_every_title_names_the_split(model, grids, split):
     originals, seen = grey_images(12)
     drawn = dict(gallery.image_figures(model, originals, seen, np.arange(12) % 3, True, split))
     titles = [*grids, drawn["latent_map"].axes[0].get_title()]
-    assert len(titles) == 3
-    assert all(f"{split} images" in title.lower() for title in titles)
+    assert len(titles) == 5
+    assert all(f"{split} image" in title.lower() for title in titles)
 
 
 def test_reconstructions_are_below_their_originals_one_of_each_class(model, shown):
@@ -227,16 +228,16 @@ def test_a_map_is_drawn_for_two_classes_or_more(model, classes):
     labels = np.arange(12) % classes
     drawn = dict(gallery.image_figures(model, *grey_images(12), labels, True, "test"))
     maps = ["latent_map"] if classes > 1 else []
-    assert list(drawn) == ["reconstructions", "interpolations", *maps]
+    assert list(drawn) == [*ALWAYS, *maps]
 
 
 @pytest.mark.parametrize(("count", "pairs"), [(1, 0), (2, 1), (7, 3), (30, 5)])
 def test_images_without_labels_are_drawn_in_their_order(model, grids, count, pairs):
     originals, seen = grey_images(count)
     drawn = dict(gallery.image_figures(model, originals, seen, None, False, "test"))
-    assert list(drawn) == ["reconstructions", *(["interpolations"] if pairs else [])]
+    assert list(drawn) == (list(ALWAYS) if pairs else ["reconstructions", "traverse"])
     assert not any(grid["invert"] for grid in grids.values())
-    below, *between = grids.values()
+    below, *between = list(grids.values())[: 1 + bool(pairs)]
     np.testing.assert_allclose(below["images"][: min(count, 10)], originals[:10] / 255)
     if pairs:
         assert (between[0]["rows"], between[0]["columns"]) == (pairs, 13)
@@ -247,13 +248,13 @@ def test_images_without_labels_are_drawn_in_their_order(model, grids, count, pai
 def test_one_image_of_each_class_is_enough_for_interpolations(model):
     labels = np.array(["cat", "dog"])
     drawn = dict(gallery.image_figures(model, *grey_images(2), labels, False, "test"))
-    assert list(drawn) == ["reconstructions", "interpolations", "latent_map"]
+    assert list(drawn) == [*ALWAYS, "latent_map"]
 
 
 def test_few_classes_show_several_images_each(model, grids):
     labels = np.array(["cat", "dog", "owl"])[np.arange(12) % 3]
     list(gallery.image_figures(model, *grey_images(12), labels, True, "test"))
-    below, between = grids.values()
+    below, between, *_ = grids.values()
     assert below["column_labels"] == ["cat"] * 3 + ["dog"] * 3 + ["owl"] * 3
     assert between["row_labels"] == ["cat to dog", "dog to owl", "owl to cat"]
 
@@ -261,7 +262,7 @@ def test_few_classes_show_several_images_each(model, grids):
 def test_a_latent_plane_is_drawn_at_the_quantiles_of_the_prior(grids):
     plane = VAE(MLPEncoder(latent_dim=2, hidden=(8,)), MLPDecoder(SHAPE, hidden=(8,)))
     drawn = dict(gallery.image_figures(plane, *grey_images(3), None, True, "test"))
-    assert list(drawn) == ["reconstructions", "interpolations", "manifold"]
+    assert list(drawn) == [*ALWAYS, "manifold"]
     images = grids["Images decoded over the latent plane"]["images"].reshape(20, 20, *SHAPE)
     outer = 1.959964  # the quantile of N(0, 1) at 0.975, half a step inside of the twentieth
     corners = np.array([[-outer, outer], [outer, -outer]], np.float32)
@@ -280,7 +281,7 @@ def test_levels_keep_the_upper_groups_and_draw_the_lower_ones():
     for row in drawn[:-1]:
         assert row.std(axis=0).max() > 0
     figures_of = dict(gallery.image_figures(vae, image * 255, image, None, True, "test"))
-    assert list(figures_of) == ["reconstructions", "levels"]
+    assert list(figures_of) == ["reconstructions", "traverse", "levels"]
 
 
 def test_a_model_with_classes_is_drawn_by_class(grids):
@@ -290,7 +291,8 @@ def test_a_model_with_classes_is_drawn_by_class(grids):
     originals, seen = grey_images(12)
     drawn = dict(gallery.image_figures(vae, originals, seen, labels, True, "test"))
     of_classes = ["classes", "transfer", "confusion"]
-    assert list(drawn) == ["reconstructions", "interpolations", *of_classes, "latent_map"]
+    of_latents = ["interpolations", "traverse", "neighbours"]
+    assert list(drawn) == ["reconstructions", *of_latents, *of_classes, "latent_map"]
     by_class = grids["Images of each class, under the same latents in each column"]
     assert (by_class["rows"], by_class["row_labels"]) == (3, ["cat", "dog", "emu"])
     np.testing.assert_allclose(by_class["images"][10:20], vae.sample(10, labels="dog"), atol=1e-6)
@@ -301,3 +303,26 @@ def test_a_model_with_classes_is_drawn_by_class(grids):
     counts = [int(text.get_text()) for text in drawn["confusion"].axes[0].texts]
     assert sum(counts) == 12
     assert "nearest" in gallery.latent_classes(vae, seen, labels)
+
+
+def test_a_traverse_changes_one_dimension_at_a_time(model):
+    _, seen = grey_images(30)
+    found = gallery.dimensions(model, seen)
+    assert (np.diff(found.measure[found.order]) <= 0).all()
+    drawn, rows = gallery.traverse(model, seen[:1], found)
+    assert drawn.shape == (4, 9, *SHAPE)
+    np.testing.assert_array_equal(rows, found.order)
+    latents = np.repeat(model.encode(seen[:1]).loc, 2, axis=0)
+    latents[:, rows[1]] = found.centre[rows[1]] + found.spread[rows[1]] * np.array([-3, 3])
+    np.testing.assert_allclose(drawn[1][[0, -1]], model.decode(latents), atol=1e-5)
+
+
+def test_neighbours_are_the_nearest_others(model, grids):
+    originals, seen = grey_images(12)
+    list(gallery.image_figures(model, originals, seen, None, True, "test"))
+    (grid,) = (grid for title, grid in grids.items() if "nearest" in title)
+    loc = model.encode(seen).loc
+    order = np.argsort(np.linalg.norm(loc[3] - loc, axis=1))
+    assert order[0] == 3
+    shown = grid["images"].reshape(10, 9, *SHAPE)[3]
+    np.testing.assert_allclose(shown, originals[order[:9]] / 255.0)

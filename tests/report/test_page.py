@@ -147,6 +147,12 @@ def test_the_page_names_the_split_of_its_figures_and_distances(folder, split):
     assert f"over the {split} images" in text
 
 
+def test_the_page_links_to_an_explorer_that_there_is(folder):
+    arguments = ("A run", CONFIG, ROWS, METRICS, folder, "validation")
+    assert '<a href="explorer.html">' in page.page(*arguments, "explorer.html")
+    assert "<a href" not in page.page(*arguments)
+
+
 def test_texts_are_never_markup(source, parsed):
     assert "<script" not in source
     assert f"Run of {TRICKY}" in parsed.text

@@ -40,6 +40,8 @@ CONTENT = {
 FIGURES = {
     "elbo.png",
     "interpolations.png",
+    "neighbours.png",
+    "traverse.png",
     "latent_map.png",
     "prior_epoch_2.png",
     "reconstructions.png",

@@ -506,11 +506,16 @@ WRITERS = {
     ("data.datasets", "pooch.retrieve"),  # into a temporary folder
     ("data.datasets", "np.savez"),  # atomic_write
     ("data.datasets", "os.replace"),  # moves a damaged cache aside
+    ("export.parts", "onnx.save"),  # staged
     ("export.parts", "part.export"),  # staged
     ("export.saved_model", "archive.write_out"),  # into a folder that is renamed
     ("export.saved_model", "os.replace"),  # renames that folder
     ("export.warmup", "tf.io.TFRecordWriter"),  # into a folder that is renamed
     ("model", "super().save"),  # the user's own call of Keras' save
+    ("report.embedding_files", "np.savetxt"),  # atomic_write
+    ("report.embedding_files", "held.open"),  # atomic_write
+    ("report.embedding_files", "sprite.save"),  # atomic_write
+    ("report.engine", "shutil.copyfileobj"),  # atomic_write
     ("report.figures", "figure.savefig"),  # into memory
     ("report.verdicts", "drawn.save"),  # into memory
     ("sharing", "bare.save"),  # into a temporary folder

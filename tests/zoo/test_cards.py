@@ -6,6 +6,7 @@ import re
 import pytest
 
 from vae_keras.report import page
+from vae_keras.utils import files
 from vae_keras.zoo import cards, presets
 
 PUBLISHED = [
@@ -64,6 +65,26 @@ def test_a_card_shows_the_numbers_of_its_json():
     assert "| negative log likelihood | 12.34 ± 0.25 | nats per image |" in text
     assert "The published figure of this class is 99 (someone)." in text
     assert "The published figure" not in card("mlp_mnist")
+
+
+def test_a_card_shows_what_the_latents_tell_of_the_labels():
+    probe = {"name": "linear_probe", "features": "posterior means", "dimensions": 50}
+    probe |= {"accuracy": 0.91234, "interval": [0.9, 0.92]}
+    found = {"neighbours": 10, "train_images": 50000, "probes": [probe]}
+    recipe, metrics = presets.load_recipe("mlp_mnist"), presets.load_metrics("mlp_mnist")
+    text = cards.card(recipe, metrics, None, [], found)
+    row = "| 50 posterior means | linear probe | 91.23% | 90.00 to 92.00% |"
+    assert row in text
+    assert "fitted to 50,000 training images" in text
+    assert "What the latents tell" not in cards.card(recipe, metrics, None, [])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_probes_are_of_the_weights_beside_them(name):
+    path = presets.folder() / name / "probes.json"
+    if path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        assert held["weights_sha256"] == files.sha256(presets.weights(name))
 
 
 @pytest.mark.parametrize("name", [n for n in PUBLISHED if presets.load_recipe(n).start_from])

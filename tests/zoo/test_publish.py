@@ -193,7 +193,8 @@ def test_a_publication_measures_and_draws_the_test_set(run, dataset, finished):
     assert made["evaluated"]["data_sha256"] == datasets.fingerprint(images.x_test)
     assert len(metrics["latent_classes"]["names"]) == 10
 
-    kinds = ("elbo", "samples", "reconstructions", "interpolations", "latent_map")
+    drawn = ("reconstructions", "interpolations", "traverse", "neighbours", "latent_map")
+    kinds = ("elbo", "samples", *drawn)
     assert {path.stem for path in (folder / "figures").iterdir()} == set(kinds)
     assert (folder / "figures" / "elbo.png").read_text() == "the curve"
     assert (folder / "figures" / "reconstructions.png").read_bytes().startswith(b"\x89PNG")

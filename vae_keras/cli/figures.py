@@ -15,7 +15,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes one PNG file for each figure to the folder `--to`."""
     checks.writable("--to", arguments.to, folder=True)
     model = models.read_model(arguments)
-    x, labels, kind, invert = models.load_held_out(arguments, model)
+    x, labels, kind, invert, _ = models.load_held_out(arguments, model)
     seen = observed(x, model.seed, model.binarization)
     for name, figure in gallery.image_figures(model, x, seen, labels, invert, kind):
         path = Path(arguments.to) / f"{name}.png"

@@ -134,6 +134,28 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(command, "what the model was trained on")
     command.add_argument("--to", default="figures", metavar="DIR", help="folder of the PNG files")
 
+    command = add("explore", "Writes a page in which the model runs without a network.")
+    _add_model(command)
+    _add_data(command, "what the model was trained on")
+    command.add_argument(
+        "--to",
+        metavar="FILE",
+        help="the HTML file (default: explorer.html, in the run folder of --model if it has one)",
+    )
+    command.add_argument(
+        "--engine", metavar="DIR", help="onnxruntime-web as npm installs it (default: npm is run)"
+    )
+
+    command = add("embed", "Writes the posterior, the ELBO and the label of each image to a file.")
+    _add_model(command)
+    _add_data(command, "what the model was trained on")
+    command.add_argument(
+        "--to",
+        required=True,
+        metavar="FILE",
+        help="an .npz or .parquet file, or a folder for TensorBoard's projector",
+    )
+
     command = add("export", "Exports a model for TF Serving, ONNX or LiteRT.")
     _add_model(command)
     command.add_argument(

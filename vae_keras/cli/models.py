@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,12 +86,14 @@ class Held(NamedTuple):
         kind: what they are: "test" or "validation" images of the data that the model was trained
             on, or "unseen" images.
         invert: whether figures draw black as white.
+        names: name of each image.
     """
 
     x: Any
     y: np.ndarray | None
     kind: str
     invert: bool
+    names: Sequence[str]
 
 
 def load_held_out(arguments: argparse.Namespace, model: VAE) -> Held:
@@ -119,7 +122,8 @@ def load_held_out(arguments: argparse.Namespace, model: VAE) -> Held:
             )
     if name in datasets.KNOWN:
         dataset = load_data(name)
-        return Held(dataset.images.x_test, dataset.images.y_test, "test", dataset.invert)
+        x, y = dataset.images.x_test, dataset.images.y_test
+        return Held(x, y, "test", dataset.invert, dataset.names()[1])
     height, width, _ = model.image_shape
     known = _settings(arguments).get("own_data")
     known = known if isinstance(known, dict) else {}
@@ -132,11 +136,13 @@ def load_held_out(arguments: argparse.Namespace, model: VAE) -> Held:
 def _held_out(arguments: argparse.Namespace, dataset: datasets.DataSet, is_same: bool) -> Held:
     """Chooses the images to measure of own data; `is_same` says whether the model knows them."""
     x_train, y_train, x, y = dataset.images
+    trained_names, names = dataset.names()
     if is_same or dataset.divided:
         kind = "test"
         if not len(x):
             kept = len(x_train) - dataset.validation
             x, y, kind = x_train[kept:], None if y_train is None else y_train[kept:], "validation"
+            names = trained_names[kept:]
         if not len(x):
             raise checks.InputError(
                 "a model is measured on images that it did not train on. "
@@ -145,9 +151,9 @@ def _held_out(arguments: argparse.Namespace, dataset: datasets.DataSet, is_same:
             )
         trained = "The model was trained on these data" if is_same else "The data come divided"
         print(f"{trained}: their {len(x):,} {kind} images are measured.")
-        return Held(x, y, kind, dataset.invert)
+        return Held(x, y, kind, dataset.invert, names)
     seen = _hashes_of_run(arguments)
-    x, y = dataset.unseen(seen)
+    x, y, names = dataset.unseen(seen)
     whole = len(x_train) + len(dataset.images.x_test)
     if not len(x):
         raise checks.InputError(
@@ -161,7 +167,7 @@ def _held_out(arguments: argparse.Namespace, dataset: datasets.DataSet, is_same:
             f"All {len(x):,} images that the model did not train on are measured; "
             f"{whole - len(x):,} others are left out."
         )
-    return Held(x, y, "unseen", dataset.invert)
+    return Held(x, y, "unseen", dataset.invert, names)
 
 
 def list_images(data: str, model: VAE, skip_damaged: bool) -> own_images.Listed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -44,6 +44,8 @@ class DataSet:
             image before it. Default None, if all may be separated.
         digests: hashes of the pixels of `x_train` and of `x_test`, uint64 [N] each. Default None,
             for a data set that its name identifies.
+        files: names of the files of `x_train` and of `x_test`. Default None, for images that have
+            no files of their own.
     """
 
     name: str
@@ -57,6 +59,7 @@ class DataSet:
     validation: int = 0
     continues: np.ndarray | None = None
     digests: tuple[np.ndarray, np.ndarray] | None = None
+    files: tuple[Sequence[str], Sequence[str]] | None = None
 
     def held_out(self, wanted: int) -> int:
         """Returns the number of images to hold out that separates no images that stay together.
@@ -96,20 +99,41 @@ class DataSet:
 
         return part(slice(kept)), part(slice(kept, None)) if self.validation else None
 
-    def unseen(self, trained_on: np.ndarray | None) -> tuple[Any, np.ndarray | None]:
-        """Returns all images that a model did not train on, with their labels.
+    def names(self) -> tuple[Sequence[str], Sequence[str]]:
+        """Returns a name for each image of `x_train` and of `x_test`.
+
+        These are the names of files. Images without files are numbered after the data set.
+
+        Example:
+            >>> x = np.zeros((2, 2, 2, 1), np.uint8)
+            >>> DataSet("pairs", Images(x, None, x, None), "").names()
+            (['pairs/train/0', 'pairs/train/1'], ['pairs/test/0', 'pairs/test/1'])
+        """
+        if self.files is not None:
+            return self.files
+        train, test = (
+            [f"{self.name}/{part}/{row}" for row in range(len(x))]
+            for part, x in (("train", self.images.x_train), ("test", self.images.x_test))
+        )
+        return train, test
+
+    def unseen(self, trained_on: np.ndarray | None) -> tuple[Any, np.ndarray | None, Sequence[str]]:
+        """Returns all images that a model did not train on, with their labels and names.
 
         Args:
             trained_on: hashes of the pixels that the model trained on, uint64 [M], or None for a
                 model that did not see any of these images.
 
         Returns:
-            The images, in the order of the training images and the test images, and their labels.
+            The images, in the order of the training images and the test images, their labels, and
+            their names.
         """
         x_train, y_train, x_test, y_test = self.images
         x = rows.concatenate(x_train, x_test)
         y = None if y_train is None or y_test is None else np.concatenate([y_train, y_test])
+        names = [name for part in self.names() for name in part]
         if trained_on is None or self.digests is None:
-            return x, y
+            return x, y, names
         keep = np.flatnonzero(~np.isin(np.concatenate(self.digests), trained_on))
-        return rows.select(x, keep), None if y is None else y[keep]
+        chosen = [names[row] for row in keep]
+        return rows.select(x, keep), None if y is None else y[keep], chosen

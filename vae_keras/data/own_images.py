@@ -115,6 +115,7 @@ def open_images(
         validation=division.validation,
         continues=division.continues,
         digests=digests,
+        files=_files(catalogue, division),
     )
 
 
@@ -325,6 +326,14 @@ def _without(catalogue: Catalogue, kept: np.ndarray) -> Catalogue:
     names = [catalogue.names[row] for row in kept] if catalogue.names else ()
     labels = None if catalogue.labels is None else catalogue.labels[kept]
     return Catalogue(names, catalogue.parts[kept], labels)
+
+
+def _files(catalogue: Catalogue, division: splits.Division) -> tuple[list[str], list[str]] | None:
+    """Returns the names of the files of the training and of the test images."""
+    if not catalogue.names:
+        return None
+    train, test = ([catalogue.names[row] for row in of] for of in (division.train, division.test))
+    return train, test
 
 
 def _images(catalogue: Catalogue, stored: Stored, division: splits.Division) -> Images:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +53,8 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
         (PosixPath('exported/encoder.tflite'), PosixPath('exported/decoder.tflite'))
     """
     require_built(model, "an export")
-    suffix, packages = _FORMATS[checks.choice("format", format, tuple(_FORMATS))]
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise checks.InputError(
-            f"format {format} needs the packages {' and '.join(packages)}. Received: an "
-            f"environment without {missing[0]}. Run: pip install 'vae-keras[{format}]'"
-        )
+    suffix = _FORMATS[checks.choice("format", format, tuple(_FORMATS))][0]
+    require_packages(format)
 
     count = model.num_classes
     label = [] if count is None else [tf.TensorSpec([None], tf.int32, name="labels")]
@@ -91,6 +88,62 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
     return paths[0], paths[1]
 
 
+def require_packages(format: str) -> None:
+    """Refuses a format whose packages are missing.
+
+    Args:
+        format: "onnx" or "litert".
+
+    Raises:
+        checks.InputError: if a package that the format needs is not installed.
+
+    Example:
+        >>> require_packages("litert")
+    """
+    packages = _FORMATS[format][1]
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise checks.InputError(
+            f"format {format} needs the packages {' and '.join(packages)}. Received: an "
+            f"environment without {missing[0]}. Run: pip install 'vae-keras[{format}]'"
+        )
+
+
+def onnx_bytes(
+    name: str,
+    networks: list[Any],
+    function: Callable[..., dict[str, tf.Tensor]],
+    inputs: Mapping[str, tuple[int, ...]],
+) -> bytes:
+    """Returns a function of tensors as the content of an ONNX file.
+
+    Args:
+        name: name of the model in the file.
+        networks: the layers whose weights the function uses.
+        function: maps float32 tensors [N, ...] to named tensors [N, ...].
+        inputs: the shape of each argument without N, under its name.
+
+    Returns:
+        The content of the file, with its weights.
+
+    Raises:
+        checks.InputError: if ONNX lacks an operation of the function.
+
+    Example:
+        >>> content = onnx_bytes(
+        ...     "prior", [], lambda noise: {"latents": 2.0 * noise}, {"noise": (3,)}
+        ... )
+    """
+    require_packages("onnx")
+    part = _Part(name, networks, function)
+    part(*(tf.zeros((1, *shape)) for shape in inputs.values()))
+    specs = [tf.TensorSpec([None, *shape], name=text) for text, shape in inputs.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{name}.onnx"
+        _write_onnx(part, os.fspath(path), specs)
+        return path.read_bytes()
+
+
 class _Part(keras.Model):
     """A network and the function that a file computes, in the form that Keras exports.
 
@@ -104,15 +157,20 @@ class _Part(keras.Model):
         super().__init__(name=name)
         self.networks, self.function = layers, function
 
-    def call(self, inputs: Any) -> Any:
-        return self.function(*tf.nest.flatten(inputs))
+    def call(self, x: tf.Tensor, *others: tf.Tensor) -> Any:
+        return self.function(*tf.nest.flatten([x, *others]))
 
 
-def _write_onnx(part: _Part, path: str, signature: list[Any]) -> None:
+def _write_onnx(part: _Part, path: str, specs: list[Any]) -> None:
     """Writes a part as ONNX, and refuses the file if ONNX lacks one of its operations."""
     import onnx
 
-    part.export(path, format="onnx", input_signature=signature, verbose=False)
+    with _silent("tf2onnx.tfonnx"):  # it logs operations that are replaced or refused below
+        part.export(path, format="onnx", input_signature=specs, verbose=False)
+    content = onnx.load(path)
+    if any(node.op_type == "Expm1" for node in content.graph.node):
+        _replace_expm1(content)
+        onnx.save(content, path)
     try:
         onnx.checker.check_model(path)
     except onnx.checker.ValidationError as error:
@@ -120,10 +178,43 @@ def _write_onnx(part: _Part, path: str, signature: list[Any]) -> None:
         raise
 
 
-def _write_litert(part: _Part, path: str, signature: list[Any]) -> None:
+@contextlib.contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Turns the messages of a logger off."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _replace_expm1(content: Any) -> None:
+    """Computes exp(x) - 1 in two steps, because ONNX has no operation for both.
+
+    The KL between normal distributions has it. The error is at most the rounding of exp(x).
+    """
+    import onnx
+
+    graph, nodes = content.graph, []
+    for node in graph.node:
+        if node.op_type != "Expm1":
+            nodes.append(node)
+            continue
+        (source,), (target,) = node.input, node.output
+        power = f"{target}/power"
+        nodes.append(onnx.helper.make_node("Exp", [source], [power]))
+        nodes.append(onnx.helper.make_node("Sub", [power, "expm1/one"], [target]))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.append(onnx.helper.make_tensor("expm1/one", onnx.TensorProto.FLOAT, (), [1]))
+
+
+def _write_litert(part: _Part, path: str, specs: list[Any]) -> None:
     """Writes a part with LiteRT's own operations only, which every interpreter can run."""
     builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
-    arguments = {"format": "litert", "input_signature": signature, "target_spec": builtins}
+    arguments = {"format": "litert", "input_signature": specs, "target_spec": builtins}
     try:
         with _unrolled(part.networks):
             part.export(path, verbose=False, **arguments)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from vae_keras import inference, noise
+from vae_keras import evaluation, inference, noise
 from vae_keras.data import datasets
+from vae_keras.embeddings import nearest
 from vae_keras.labels import confusion
 from vae_keras.model import VAE
 from vae_keras.priors import StandardNormal
@@ -34,6 +35,10 @@ _MOST_CLASSES = 12  # rows of a figure of classes
 _MOST_CLASSIFIED = 2000  # images of a confusion matrix
 CLASSIFY_SAMPLES = 50
 """Importance samples for each image and class behind the confusion matrix."""
+_NEIGHBOURS = 8
+_MOST_ROWS = 1000  # images that order the latent dimensions
+_TRAVERSED = 10  # dimensions
+_VALUES = (-3.0, -2.25, -1.5, -0.75, 0.0, 0.75, 1.5, 2.25, 3.0)  # standard deviations
 
 
 def prior_grids(model: VAE, seed: int = 0, count: int = 25) -> dict[str, np.ndarray]:
@@ -134,7 +139,8 @@ def image_figures(
             name it.
 
     Yields:
-        Names and figures: "reconstructions"; "interpolations" if there are two images or more;
+        Names and figures: "reconstructions"; "interpolations" and "neighbours" if there are two
+        images or more; "traverse";
         "manifold" if the latent space has two dimensions; "levels" if the latents come in groups;
         "latent_map" if the labels are classes, see `datasets.has_classes`; and "classes",
         "transfer" and "confusion" of a model with classes.
@@ -143,7 +149,7 @@ def image_figures(
         >>> x = np.zeros((10, 28, 28, 1), np.uint8)
         >>> drawn = dict(image_figures(VAE(), x, x / np.float32(255), None, True, "test"))
         >>> list(drawn)
-        ['reconstructions', 'interpolations']
+        ['reconstructions', 'interpolations', 'traverse', 'neighbours']
     """
     if labels is None:
         first, names = list(range(min(_COLUMNS, len(images)))), []
@@ -175,6 +181,10 @@ def image_figures(
     if pairs := _pairs(labels, len(images)):
         drawn = _interpolations(model, originals, images, labels, pairs, invert, split)
         yield "interpolations", drawn
+    yield "traverse", _traverse(model, images, labels, invert, split)
+    loc = model.encode(model.paired(images, labels)).loc
+    if len(images) > 1:
+        yield "neighbours", _neighbours(loc, originals, first, names, invert, split)
     if model.classes is not None and labels is not None:
         yield "classes", _classes(model, invert)
         yield "transfer", _transfer(model, originals, images, labels, first, invert, split)
@@ -185,7 +195,6 @@ def image_figures(
     if len(inference.latent_groups(model.decoder, model.latent_dim)) > 1:
         yield "levels", _levels(model, originals[[0]], images[[0]], invert, split)
     if labels is not None and datasets.has_classes(labels):
-        loc = model.encode(model.paired(images, labels)).loc
         points, axis_name = project(loc)
         title = f"Posterior means of the {split} images, by class"
         distances = class_distances(loc, labels)
@@ -273,6 +282,101 @@ def _transfer(
     )
 
 
+class Dimensions(NamedTuple):
+    """The latent dimensions over some images.
+
+    Attributes:
+        order: the dimensions, from the most informative one, [latent_dim].
+        measure: what orders them, [latent_dim]: the mean KL of each dimension in nats, or for a
+            learned prior the variance of its posterior mean.
+        measure_name: "KL" or "variance of the posterior mean".
+        active: whether the posterior mean varies, bool [latent_dim].
+        centre: mean of each dimension, [latent_dim].
+        spread: standard deviation of each dimension over images and posterior, [latent_dim].
+    """
+
+    order: np.ndarray
+    measure: np.ndarray
+    measure_name: str
+    active: np.ndarray
+    centre: np.ndarray
+    spread: np.ndarray
+
+
+def dimensions(model: VAE, images: Array) -> Dimensions:
+    """Orders the latent dimensions by what they tell of images.
+
+    Args:
+        model: a built model.
+        images: images in any form that `VAE.fit` takes.
+
+    Returns:
+        `Dimensions`.
+
+    Example:
+        >>> dimensions(vae, x_test).order.shape
+        (3,)
+    """
+    units = evaluation.active_units(model, images)
+    loc, scale = model.encode(images)
+    measure = units.variance if units.kl is None else units.kl
+    return Dimensions(
+        np.argsort(-measure, kind="stable"),
+        measure,
+        "variance of the posterior mean" if units.kl is None else "KL",
+        units.variance > units.threshold,
+        loc.mean(axis=0),
+        np.sqrt(loc.var(axis=0) + (scale**2).mean(axis=0)),
+    )
+
+
+def traverse(
+    model: VAE, image: np.ndarray, found: Dimensions, label: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decodes the latents of an image with one dimension changed at a time.
+
+    Args:
+        model: a built model.
+        image: an image as the model receives it, [1, H, W, C].
+        found: the order, the centres and the spreads of the dimensions, see `dimensions`.
+        label: class of the image, a number or a name, for a model with classes. Default None.
+
+    Returns:
+        Pixel means [R, 9, H, W, C], and the R dimensions of the rows: at most ten, in the order of
+        `found`. The columns set the dimension from -3 to 3 standard deviations from its centre.
+
+    Example:
+        >>> images, rows = traverse(vae, x_test[:1], dimensions(vae, x_test))
+        >>> images.shape
+        (3, 9, 6, 6, 1)
+    """
+    loc, rows = model.encode(image, label).loc, found.order[:_TRAVERSED]
+    latents = np.repeat(loc, len(rows) * len(_VALUES), axis=0).reshape(len(rows), len(_VALUES), -1)
+    for row, dimension in enumerate(rows):
+        values = found.centre[dimension] + found.spread[dimension] * np.array(_VALUES)
+        latents[row, :, dimension] = values
+    decoded = model.decode(latents.reshape(-1, loc.shape[1]), label)
+    return decoded.reshape(*latents.shape[:2], *model.image_shape), rows
+
+
+def _traverse(
+    model: VAE, images: Array, labels: np.ndarray | None, invert: bool, split: str
+) -> Figure:
+    some = None if labels is None else labels[:_MOST_ROWS]
+    found = dimensions(model, model.paired(images[:_MOST_ROWS], some))
+    label = None if model.classes is None or labels is None else labels[0]
+    drawn, rows = traverse(model, images[:1], found, label)
+    return figures.grid(
+        drawn.reshape(-1, *drawn.shape[2:]),
+        drawn.shape[0],
+        drawn.shape[1],
+        f"A {split} image, one latent dimension changed at a time",
+        row_labels=[f"z{index + 1}, {found.measure[index]:.2f}" for index in rows],
+        column_labels=[f"{value:g}" for value in _VALUES],
+        invert=invert,
+    )
+
+
 def _confusion(model: VAE, images: Array, labels: np.ndarray, split: str) -> Figure:
     """How the model classifies the images."""
     known = model.classes
@@ -284,6 +388,33 @@ def _confusion(model: VAE, images: Array, labels: np.ndarray, split: str) -> Fig
     names = [known.name(label) for label in range(known.count)]
     title = f"The classes of {len(some):,} {split} images by Bayes' rule"
     return figures.confusion(matrix, names, title)
+
+
+def _neighbours(
+    loc: np.ndarray,
+    originals: Array,
+    first: list[int],
+    names: list[str],
+    invert: bool,
+    split: str,
+) -> Figure:
+    count = min(_NEIGHBOURS, len(loc) - 1)
+    rows = nearest(loc[first], loc, count + 1).rows
+    # An image is its own nearest neighbour, unless another one lies at the same point.
+    kept = [
+        [other for other in row if other != own][:count]
+        for own, row in zip(first, rows, strict=True)
+    ]
+    shown = [row for own, others in zip(first, kept, strict=True) for row in (own, *others)]
+    return figures.grid(
+        np.stack([np.asarray(originals[[row]])[0] for row in shown]) / 255.0,
+        len(first),
+        count + 1,
+        f"{split.capitalize()} images and the nearest others by posterior mean",
+        row_labels=names,
+        column_labels=["image", *map(str, range(1, count + 1))],
+        invert=invert,
+    )
 
 
 def levels(model: VAE, image: np.ndarray, count: int = _COLUMNS, seed: int = 0) -> np.ndarray:
@@ -361,6 +492,48 @@ def manifold(model: VAE, side: int = _SIDE) -> np.ndarray:
     return model.decode(model.prior_draws(standard))
 
 
+class Plane(NamedTuple):
+    """The plane of a latent map.
+
+    Attributes:
+        centre: the point of the latent space at the origin of the map, [latent_dim].
+        directions: two orthonormal directions, [2, latent_dim]. The second one of a latent space
+            with one dimension is 0.
+        axis_name: name of the axes, "latent" or "principal component".
+    """
+
+    centre: np.ndarray
+    directions: np.ndarray
+    axis_name: str
+
+
+def plane(loc: np.ndarray) -> Plane:
+    """Finds the plane in which posterior means vary most, by a principal component analysis.
+
+    The plane of one or two latent dimensions is that of the dimensions themselves.
+
+    Args:
+        loc: posterior means [N, latent_dim].
+
+    Returns:
+        `Plane`.
+
+    Example:
+        >>> plane(np.random.default_rng(0).normal(size=(100, 5))).directions.shape
+        (2, 5)
+    """
+    size = loc.shape[1]
+    if size <= 2:
+        return Plane(np.zeros(size, loc.dtype), np.eye(2, size, dtype=loc.dtype), "latent")
+    centre = loc.mean(axis=0)
+    _, _, directions = np.linalg.svd(loc - centre, full_matrices=False)
+    if len(directions) < 2:  # a single image spans no plane
+        directions = np.eye(2, size, dtype=loc.dtype)
+    # The sign of a singular vector is arbitrary. A fixed sign gives equal maps in two runs.
+    signs = np.sign(directions[np.arange(2), np.abs(directions[:2]).argmax(axis=1)])
+    return Plane(centre, directions[:2] * signs[:, np.newaxis], "principal component")
+
+
 def project(loc: np.ndarray) -> tuple[np.ndarray, str]:
     """Projects posterior means to two dimensions by a principal component analysis.
 
@@ -377,13 +550,8 @@ def project(loc: np.ndarray) -> tuple[np.ndarray, str]:
         >>> points.shape, axis_name
         ((100, 2), 'principal component')
     """
-    if loc.shape[1] <= 2:
-        return np.pad(loc, ((0, 0), (0, 2 - loc.shape[1]))), "latent"
-    centred = loc - loc.mean(axis=0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    # The sign of a singular vector is arbitrary. A fixed sign gives equal maps in two runs.
-    signs = np.sign(directions[np.arange(2), np.abs(directions[:2]).argmax(axis=1)])
-    return centred @ (directions[:2] * signs[:, np.newaxis]).T, "principal component"
+    centre, directions, axis_name = plane(loc)
+    return (loc - centre) @ directions.T, axis_name
 
 
 def latent_classes(model: VAE, images: Array, labels: np.ndarray | None) -> dict[str, Any]:

@@ -31,6 +31,7 @@ TEMPLATES = jinja2.Environment(
 _CURVE = ("elbo", "log_likelihood", "kl", "val_elbo", "val_log_likelihood", "val_kl", "seconds")
 _CAPTIONS = {
     "elbo": "The ELBO after each epoch{beside}.",
+    "explorer": "The explorer of the model in a browser, which `vae-keras explore` writes.",
     "prior": "Images decoded from 25 draws of the prior. Every epoch's figure uses the same draws.",
     "uniform": "Images decoded from 25 uniform draws on [-√3, √3], which have the mean and the "
     "variance of the normal draws.",
@@ -45,6 +46,10 @@ _CAPTIONS = {
     "changes.",
     "confusion": "Some {split} images of each class, by their most probable class under Bayes' "
     "rule.",
+    "traverse": "The latents of a {split} image with one dimension changed at a time, from -3 to 3 "
+    "standard deviations. The rows are the dimensions with the highest KL in nats, or with the "
+    "highest variance of the posterior mean if the prior is learned.",
+    "neighbours": "{Split} images and the eight others whose posterior means are nearest.",
     "manifold": "Images decoded over the two-dimensional latent space, at quantiles of the prior.",
     "levels": "What each group of latents holds. The named groups are those of a {split} image, "
     "and the groups below are drawn anew.",
@@ -101,6 +106,7 @@ def page(
     metrics: Mapping[str, Any],
     figures_folder: Path,
     split: str,
+    explorer: str | None = None,
 ) -> str:
     """Renders a run as one HTML page with its figures inside.
 
@@ -111,6 +117,7 @@ def page(
         metrics: the content of `metrics.json`. Its `remarks` are sentences on what went badly.
         figures_folder: folder of PNG files. Those named in `KINDS` come first.
         split: the split of the images in the figures, "training", "validation" or "test".
+        explorer: link to the explorer of the model, or None if none was written. Default None.
 
     Returns:
         HTML text. The browser loads nothing else for it.
@@ -127,6 +134,7 @@ def page(
         description=config.get("description", ""),
         remarks=metrics.get("remarks", []),
         split=split,
+        explorer=explorer,
         metrics=[_metric(entry) for entry in metrics["metrics"]],
         figures=[_figure(path, texts) for path in sorted(figures_folder.glob("*.png"), key=_rank)],
         note=REFERENCE_NOTE if reference else "",

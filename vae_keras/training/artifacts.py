@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from pathlib import Path
@@ -88,6 +89,8 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
         signals.check("between two figures")
 
     metrics: dict[str, Any] = {
+        "title": plan.title,
+        "shown": splits[-1],
         "preset": plan.preset,
         "parameters": model.count_params(),
         "provenance": provenance(datasets.fingerprint(plan.dataset.images.x_train)),
@@ -106,15 +109,49 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
     if presets.START_HASH in settings:
         metrics["provenance"][presets.START_HASH] = settings[presets.START_HASH]
     files.write_json(folder / run_folder.METRICS, metrics)
-    report = folder / run_folder.REPORT
-    html = page.page(plan.title, settings, rows, metrics, folder / "figures", splits[-1])
-    files.write_text(report, html)
+    report = write_page(folder)
     elbos = [entry for entry in metrics["metrics"] if entry["name"] == "elbo"]
     sentences = [
         f"{elbo['split'].capitalize()} ELBO: {elbo['value']:.3f} nats per image." for elbo in elbos
     ]
     print(*others, sep="\n", end="\n" if others else "")
     print(*sentences, *ended, f"The report: {report}")
+
+
+def write_page(folder: Path) -> Path:
+    """Writes the page of a finished run from the files of its folder.
+
+    The page links to the explorer of the run, if `explorer.html` lies in the folder.
+
+    Args:
+        folder: a run folder that holds `config.json`, `elbo.csv`, `metrics.json` and the figures.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        OSError: if a file is missing, or the page cannot be written.
+
+    Example:
+        >>> write_page(Path("runs/mlp_mnist"))  # doctest: +SKIP
+        PosixPath('runs/mlp_mnist/report.html')
+    """
+    settings, metrics = (
+        json.loads((folder / name).read_text(encoding="utf-8"))
+        for name in (run_folder.CONFIG, run_folder.METRICS)
+    )
+    html = page.page(
+        metrics["title"],
+        settings,
+        callbacks.read_elbo_csv(folder / "elbo.csv"),
+        metrics,
+        folder / "figures",
+        metrics["shown"],
+        run_folder.EXPLORER if (folder / run_folder.EXPLORER).exists() else None,
+    )
+    report = folder / run_folder.REPORT
+    files.write_text(report, html)
+    return report
 
 
 def measure(

@@ -13,6 +13,7 @@ from vae_keras.utils import checks, files
 from vae_keras.zoo import presets
 
 CONFIG, REPORT, METRICS = "config.json", "report.html", "metrics.json"
+EXPLORER = "explorer.html"
 TRAINED_ON = "trained_on.npy"  # hashes of the pixels of own images that the run trained on
 
 
@@ -128,7 +129,8 @@ def _unusable(folder: Path, error: Exception) -> checks.InputError:
 
 def _empty(folder: Path) -> None:
     """Removes what a run writes, and nothing else."""
-    for name in (REPORT, METRICS, TRAINED_ON, detection.FILE, "model.keras", "elbo.csv"):
+    written = (REPORT, EXPLORER, METRICS, TRAINED_ON, detection.FILE, "model.keras", "elbo.csv")
+    for name in written:
         (folder / name).unlink(missing_ok=True)
     for name in ("checkpoints", "figures", "serving"):
         shutil.rmtree(folder / name, ignore_errors=True)

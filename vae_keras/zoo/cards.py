@@ -40,7 +40,11 @@ def render(folder: Path | None = None) -> dict[Path, str]:
     }
     texts = {
         zoo / name / "README.md": card(
-            presets.load_recipe(name), metrics, published.get(name), _figures(zoo / name)
+            presets.load_recipe(name),
+            metrics,
+            published.get(name),
+            _figures(zoo / name),
+            _probes(zoo / name),
         )
         for name, metrics in measured.items()
     }
@@ -103,6 +107,7 @@ def card(
     metrics: Mapping[str, Any],
     published: Mapping[str, Any] | None,
     figures: list[str],
+    probes: Mapping[str, Any] | None = None,
 ) -> str:
     """Renders the model card of a preset.
 
@@ -111,6 +116,7 @@ def card(
         metrics: the content of its `metrics.json`.
         published: a figure of the same class and its source, {"value", "source"}, or None.
         figures: names of the figures in the preset's folder, without the suffix.
+        probes: the content of its `probes.json`, or None. Default None.
 
     Returns:
         Markdown.
@@ -141,6 +147,7 @@ def card(
         note=page.REFERENCE_NOTE if reference else "",
         captions=page.captions("test", reference),
         figures=figures,
+        probes=probes,
         made=made,
     )
 
@@ -185,6 +192,15 @@ def _figures(folder: Path) -> list[str]:
 def _value(entry: Mapping[str, Any]) -> str:
     value = entry["value"]
     return str(value) if isinstance(value, int) else f"{value:.2f}"
+
+
+def _probes(folder: Path) -> dict[str, Any] | None:
+    """Returns the accuracies of classifiers on the latents, if they were measured."""
+    path = folder / "probes.json"
+    if not path.exists():
+        return None
+    probes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return probes
 
 
 def _number(entry: Mapping[str, Any]) -> str:

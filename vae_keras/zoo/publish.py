@@ -78,6 +78,8 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
     figures.save(samples, target / "figures" / "samples.png")
     for kind, figure in gallery.image_figures(model, x, pixels, labels, dataset.invert, "test"):
         figures.save(figure, target / "figures" / f"{kind}.png")
+    for stale in (target / "figures" / "explorer.png", target / "probes.json"):
+        stale.unlink(missing_ok=True)  # they were made from the weights before
     files.write_json(target / "metrics.json", metrics)
     for path, text in cards.render().items():
         files.write_text(path, text)
