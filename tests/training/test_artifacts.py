@@ -24,7 +24,7 @@ from vae_keras.utils import keras_file
 
 def test_measurements_say_how_they_were_made(finished, small_mnist):
     metrics = json.loads((finished / "metrics.json").read_text())
-    names = {"preset", "parameters", "provenance", "metrics", "latent_classes"}
+    names = {"title", "shown", "preset", "parameters", "provenance", "metrics", "latent_classes"}
     assert set(metrics) == names | {"best_epoch", "remarks"}
     assert metrics["provenance"]["data_sha256"] == datasets.fingerprint(small_mnist.x_train)
     by_name = {entry["name"]: entry for entry in metrics["metrics"]}
