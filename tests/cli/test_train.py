@@ -37,6 +37,7 @@ def test_every_flag_reaches_the_configuration(asked):
         "binarization": "threshold",
         "strategy": "mirrored",
         "group_by": "[a-z]+",
+        "condition": "labels",
     }
     switches = {"test": True, "overwrite": True, "skip_damaged": True}
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]

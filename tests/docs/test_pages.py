@@ -43,6 +43,8 @@ OTHERS = (
     "python -m benchmarks",
     "sbatch deploy/",
     "tensorboard",
+    "vae-keras embed",
+    "vae-keras explore",
 )
 
 
@@ -142,6 +144,13 @@ def judges(names, out):
     assert Path("detector.json").exists()
 
 
+def embeds(names, out):
+    assert names["loc"].shape == names["scale"].shape == (100, 50)
+    assert names["elbo"].mean() > -150
+    assert names["rows"][:, 0].tolist() == [0, 1, 2, 3, 4]  # an image is its own neighbour
+    assert names["distance"].shape == (5, 8)
+
+
 # What running a block must show, under its page and heading. Every block that runs is here.
 CHECKS = {
     ("README.md", "The API in ten lines"): is_the_api,
@@ -153,6 +162,7 @@ CHECKS = {
     ("docs/guides/own_networks.md", "Latents in groups"): has_groups,
     ("docs/guides/own_networks.md", "Rate and distortion"): trades_rate_for_distortion,
     ("docs/guides/labels.md", "Labels"): reads_labels,
+    ("docs/guides/look_inside.md", "Look inside"): embeds,
     ("docs/guides/several_machines.md", "Several machines"): has_a_strategy,
     ("docs/guides/numbers.md", "Measure a model"): measures,
     ("docs/guides/keras_to_serving.md", "Train, measure, export"): serves,

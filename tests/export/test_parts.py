@@ -97,6 +97,8 @@ def test_onnx_parts_answer_as_the_model(whole, tmp_path):
 
 def test_the_terms_of_the_elbo_are_the_models_in_onnx(whole):
     """Their KL has the operation expm1, which ONNX lacks."""
+    if whole.num_classes is not None:
+        pytest.skip("an explorer shows no model with classes")
     runtime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
     pytest.importorskip("tf2onnx", reason="the extra [onnx] is not installed")
     content = parts.onnx_bytes(

@@ -67,7 +67,13 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
         "importance_weighted_bounds": bounds(likelihood),
     }
 
-    files.copy(run / "model.keras", target / "model.keras")
+    # They were made from the weights before.
+    stale = (target / "figures" / "explorer.png", target / "probes.json")
+    published = target / "model.keras"
+    if published.exists() and files.sha256(published) != weights["weights_sha256"]:
+        for path in stale:
+            path.unlink(missing_ok=True)
+    files.copy(run / "model.keras", published)
     with files.atomic_write(target / "golden.npz") as file:
         first = None if labels is None else labels[:_GOLDEN_IMAGES]
         np.savez_compressed(file, **golden(model, x[:_GOLDEN_IMAGES], first))
@@ -78,8 +84,6 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
     figures.save(samples, target / "figures" / "samples.png")
     for kind, figure in gallery.image_figures(model, x, pixels, labels, dataset.invert, "test"):
         figures.save(figure, target / "figures" / f"{kind}.png")
-    for stale in (target / "figures" / "explorer.png", target / "probes.json"):
-        stale.unlink(missing_ok=True)  # they were made from the weights before
     files.write_json(target / "metrics.json", metrics)
     for path, text in cards.render().items():
         files.write_text(path, text)
