@@ -94,19 +94,10 @@ MEMBERS = {
     "mlp-elbo-flow-of-classes": ("mlp_of_classes", ELBO(2.0, warmup_steps=4), GREY, None, flow),
     "conv-elbo-colour-levels-of-classes": ("conv_of_classes", ELBO(), COLOUR, MIXTURE),
 }
-# Each member is in the fast suite once, and each test has one of each kind of network there.
-SAVED = (
-    *("mlp-elbo", "conv-elbo-colour", "conv-iwae", "top-down-iwae"),
-    "conv-elbo-colour-levels-of-classes",
-)
-SERVED = (
-    *("mlp-iwae-colour", "conv-iwae-flow", "mlp-iwae-levels", "top-down-elbo-colour-continuous"),
-    "mlp-elbo-flow-of-classes",
-)
-MEASURED = (
-    *("mlp-iwae-continuous", "conv-elbo-colour-continuous", "conv-elbo-colour-levels"),
-    *("top-down-elbo-colour-levels", "mlp-iwae-of-classes"),
-)
+# The fast members have each kind of network, objective, likelihood and prior once at least.
+SAVED = ("mlp-elbo", "conv-elbo-colour", "top-down-iwae")
+SERVED = ("conv-iwae-flow", "mlp-iwae-levels", "mlp-elbo-flow-of-classes")
+MEASURED = ("mlp-iwae-continuous", "conv-elbo-colour-levels-of-classes", "mlp-iwae-of-classes")
 
 
 def members(*fast: str):
@@ -124,8 +115,15 @@ def trained(request) -> VAE:
     return vae
 
 
-def test_each_member_is_in_the_fast_suite():
-    assert {*SAVED, *SERVED, *MEASURED} == set(MEMBERS)
+def test_each_kind_of_part_is_in_the_fast_suite():
+    def parts(names) -> list[set[str]]:
+        columns = zip(*(([*MEMBERS[name], None, None])[:5] for name in names), strict=True)
+        return [
+            {repr(part) if index in (0, 2) else type(part).__name__ for part in column}
+            for index, column in enumerate(columns)
+        ]
+
+    assert parts((*SAVED, *SERVED, *MEASURED)) == parts(MEMBERS)
 
 
 @members(*SAVED)
@@ -208,7 +206,7 @@ def test_xla_changes_nothing_but_rounding(parts):
         pytest.param(("mlp", IWAE(4, num_resampled=2), GREY, None, flow), marks=SLOW),
         pytest.param(("conv", ELBO(), GREY, None, flow), marks=SLOW),
         pytest.param(("conv", IWAE(4), GREY), marks=SLOW),
-        ("conv", ELBO(), GREY, MIXTURE),
+        pytest.param(("conv", ELBO(), GREY, MIXTURE), marks=SLOW),
         pytest.param(("conv_of_classes", ELBO(), GREY), marks=SLOW),
         pytest.param(("conv", IWAE(4, num_resampled=2), GREY, ContinuousBernoulli()), marks=SLOW),
         pytest.param(("top_down", ELBO(), GREY, ContinuousBernoulli()), marks=SLOW),

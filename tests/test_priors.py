@@ -88,8 +88,11 @@ def model(objective, prior) -> VAE:
 
 @pytest.mark.parametrize(
     ("objective", "jit_compile"),
-    [(ELBO(), False), (IWAE(4), True), (IWAE(4, num_resampled=2), False)],
-    ids=["elbo", "iwae", "resampled"],
+    [
+        pytest.param(ELBO(), False, id="elbo"),
+        pytest.param(IWAE(4), True, id="iwae"),
+        pytest.param(IWAE(4, num_resampled=2), False, id="resampled", marks=pytest.mark.slow),
+    ],
 )
 def test_a_fresh_flow_changes_no_bound_and_then_learns(objective, jit_compile):
     x = np.random.default_rng(0).integers(0, 256, (40, 6, 5), dtype=np.uint8)
@@ -124,6 +127,7 @@ def test_a_learned_prior_survives_saving_and_has_its_figures(tmp_path):
     assert evaluation.active_units(vae, binary).kl is None
 
 
+@pytest.mark.slow  # the family's fast tests serve one
 def test_a_learned_prior_is_served(tmp_path):
     vae = model(ELBO(), moved(3))
     served = tf.saved_model.load(str(export.export_saved_model(vae, tmp_path))).signatures
