@@ -43,6 +43,14 @@ def small_vae(seed: int = 0, **arguments) -> VAE:
     return vae
 
 
+def bars(rows: int, seed: int) -> np.ndarray:
+    """Images of one bright row at a random place, uint8 [N, 6, 6, 1]."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 40, (rows, 6, 6, 1), dtype=np.uint8)
+    x[np.arange(rows), rng.integers(0, 6, rows)] += 200
+    return x
+
+
 def images(rows: int, shape=(6, 6, 1), seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((rows, *shape), dtype=np.float32)
 

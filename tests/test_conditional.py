@@ -303,6 +303,7 @@ PLAIN, MODEL, MISSES = VAE(**parts()), conditional(), with_classifier()
 PLAIN.compile()
 BATCHES = tf.data.Dataset.from_tensor_slices((X, Y + 1)).batch(8)
 ACCEPTED = "whole numbers from 0 to 2, or names from class_names"
+REMEDY = "Pass a class for each image. Missing labels need a classifier."
 REFUSED = {
     "another length": (
         lambda: MODEL.fit(X, Y[:3]),
@@ -316,20 +317,19 @@ REFUSED = {
     ),
     "a fraction": (
         lambda: MODEL.elbo(X, labels=Y + 0.5),
-        f"labels must be {ACCEPTED}. Received: 0.5. A missing label needs a classifier.",
+        f"labels must be {ACCEPTED}. Received: 0.5. {REMEDY}",
     ),
     "out of range": (
         lambda: MODEL.evaluate(X, Y + 1),
-        f"labels must be {ACCEPTED}. Received: 3. A missing label needs a classifier.",
+        f"labels must be {ACCEPTED}. Received: 3. {REMEDY}",
     ),
     "out of range in a batch": (
         lambda: MODEL.evaluate(BATCHES, verbose=0),
-        f"labels must be {ACCEPTED}. Received: another number in a batch. "
-        "A missing label needs a classifier.",
+        f"labels must be {ACCEPTED}. Received: another number in a batch. {REMEDY}",
     ),
     "missing without a classifier": (
         lambda: MODEL.fit(X, MISSING),
-        f"labels must be {ACCEPTED}. Received: -1. A missing label needs a classifier.",
+        f"labels must be {ACCEPTED}. Received: -1. {REMEDY}",
     ),
     "missing where a style is needed": (
         lambda: MISSES.reconstruct(X, MISSING),
@@ -339,7 +339,7 @@ REFUSED = {
     "an unknown name": (
         lambda: MODEL.sample(2, labels="cow"),
         "labels must be names that the model knows: cat, dog, emu. Received: 'cow'. "
-        "Pass a classifier for a missing label.",
+        "Pass one of these names.",
     ),
     "names that the model does not know": (
         lambda: VAE(**parts(), num_classes=K).sample(2, labels="cow"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import images, small_vae
+from tests.conftest import bars, images, small_vae
 from vae_keras import (
     ContinuousBernoulli,
     DiscretizedLogisticMixture,
@@ -19,24 +19,16 @@ from vae_keras.detection import Detector
 from vae_keras.utils import checks
 
 
-def smooth_images(rows: int, seed: int) -> np.ndarray:
-    """Images of one bright bar at a random place, uint8 [N, 6, 6, 1]."""
-    rng = np.random.default_rng(seed)
-    x = rng.integers(0, 40, (rows, 6, 6, 1), dtype=np.uint8)
-    x[np.arange(rows), rng.integers(0, 6, rows)] += 200
-    return x
-
-
 @pytest.fixture(scope="module")
 def trained():
     vae = small_vae()
-    vae.fit(smooth_images(600, seed=1), batch_size=20, epochs=6, verbose=0)
+    vae.fit(bars(600, seed=1), batch_size=20, epochs=6, verbose=0)
     return vae
 
 
 @pytest.fixture(scope="module")
 def detector(trained):
-    return Detector.calibrate(trained, smooth_images(400, seed=2))
+    return Detector.calibrate(trained, bars(400, seed=2))
 
 
 def other_likelihoods():
@@ -52,8 +44,8 @@ def other_likelihoods():
 @pytest.mark.parametrize("rate", [0.1, 0.05, 0.01])
 def test_realised_rates_over_re_splits_lie_in_the_band(trained, score, rate):
     """200 re-splits of the same held-out images: calibration and normal images change places."""
-    fitting = Detector.calibrate(trained, smooth_images(200, seed=3), score=score)
-    scores = fitting.scores(smooth_images(1200, seed=4))
+    fitting = Detector.calibrate(trained, bars(200, seed=3), score=score)
+    scores = fitting.scores(bars(1200, seed=4))
     rng, realised = np.random.default_rng(5), []
     for _ in range(200):
         order = rng.permutation(len(scores))
@@ -68,7 +60,7 @@ def test_realised_rates_over_re_splits_lie_in_the_band(trained, score, rate):
 
 
 def test_unusual_images_are_found(detector):
-    normal, noise = smooth_images(200, seed=6), images(200)
+    normal, noise = bars(200, seed=6), images(200)
     assert (detector.verdicts(noise).verdicts == "anomaly").mean() > 0.9
     low, high = conformal.false_alarm_band(len(detector.calibration), 200, 0.1)
     alarms = (detector.verdicts(normal, 0.1).verdicts == "anomaly").sum()
@@ -76,7 +68,7 @@ def test_unusual_images_are_found(detector):
 
 
 def test_a_verdict_follows_from_the_p_value(detector):
-    x = np.concatenate([smooth_images(50, seed=6), (images(50) * 255).astype(np.uint8)])
+    x = np.concatenate([bars(50, seed=6), (images(50) * 255).astype(np.uint8)])
     found = detector.verdicts(x, 0.05)
     np.testing.assert_array_equal(found.scores, detector.scores(x))
     np.testing.assert_array_equal(found.p_values, detector.p_values(x))
@@ -90,8 +82,8 @@ def test_a_verdict_follows_from_the_p_value(detector):
 
 @pytest.mark.parametrize("score", anomaly_scores.SCORES)
 def test_every_score_calibrates_and_is_a_function_of_seed_and_row(trained, score):
-    detector = Detector.calibrate(trained, smooth_images(80, seed=2), score=score)
-    x = smooth_images(30, seed=7)
+    detector = Detector.calibrate(trained, bars(80, seed=2), score=score)
+    x = bars(30, seed=7)
     whole = detector.scores(x, seed=3)
     assert whole.dtype == np.float32
     np.testing.assert_allclose(detector.scores(x[:10], seed=3), whole[:10], rtol=1e-4, atol=1e-4)
@@ -105,7 +97,7 @@ def test_every_score_calibrates_and_is_a_function_of_seed_and_row(trained, score
 @pytest.mark.parametrize("kind", ["grey", "levels"])
 def test_other_likelihoods_are_judged(kind):
     vae = small_vae(**other_likelihoods()[kind])
-    x = smooth_images(60, seed=8)
+    x = bars(60, seed=8)
     detector = Detector.calibrate(vae, x)
     found = detector.verdicts(x, 0.1)
     assert np.isfinite(found.scores).all()
@@ -118,7 +110,7 @@ def test_a_likelihood_is_that_of_the_evaluation(trained):
     """On binary images -log p(x) is `estimate_log_likelihood` with other noise."""
     from vae_keras import evaluation
 
-    x = (smooth_images(100, seed=9) > 127).astype(np.float32)
+    x = (bars(100, seed=9) > 127).astype(np.float32)
     detector = Detector.calibrate(trained, x, score="likelihood", num_samples=2000)
     estimate = evaluation.estimate_log_likelihood(trained, x, 2000, verbose=False).estimate
     np.testing.assert_allclose(detector.scores(x), -estimate.per_example, atol=0.3)
@@ -126,9 +118,9 @@ def test_a_likelihood_is_that_of_the_evaluation(trained):
 
 
 def test_heat_maps_show_where(detector):
-    x = smooth_images(200, seed=11)
+    x = bars(200, seed=11)
     x[:, 1, 1] = 255 - x[:, 1, 1]
-    clean = detector.heat_maps(smooth_images(200, seed=11))
+    clean = detector.heat_maps(bars(200, seed=11))
     heat = detector.heat_maps(x)
     assert heat.shape == (200, 6, 6)
     assert heat.dtype == np.float32
@@ -185,7 +177,7 @@ def test_a_detector_of_another_model_is_refused(detector, tmp_path):
 
 
 def test_calibration_refuses_what_cannot_calibrate(trained):
-    x = smooth_images(60, seed=2)
+    x = bars(60, seed=2)
     for bad, words in (
         (x[:19], "at least 20 images. Received: 19"),
         (x[:, :5], "model's shape"),
@@ -212,7 +204,7 @@ def test_calibration_refuses_what_cannot_calibrate(trained):
 
 
 def test_verdicts_refuse_what_cannot_be_judged(detector):
-    x = smooth_images(5, seed=2)
+    x = bars(5, seed=2)
     with pytest.raises(checks.InputError, match="takes 1332 calibration images"):
         detector.verdicts(x, 0.001)
     for rate in (0, 1, "often", True):
@@ -230,7 +222,7 @@ def test_verdicts_refuse_what_cannot_be_judged(detector):
 
 
 def test_the_statistics_are_those_behind_the_score(detector):
-    x = smooth_images(30, seed=12)
+    x = bars(30, seed=12)
     found = anomaly_scores.Statistics(*map(tf.constant, detector.statistics(x, seed=1)))
     scores = anomaly_scores.score("statistics", found, detector.constants)
     np.testing.assert_allclose(scores, detector.scores(x, seed=1), rtol=1e-4, atol=1e-4)

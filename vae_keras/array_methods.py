@@ -111,7 +111,6 @@ class ArrayMethods:
         Returns:
             `Posterior(loc, scale)`, float32 [N, latent_dim] each.
         """
-
         return Posterior(*self._map(self._encode, self._labelled_blocks(x, labels)))
 
     def decode(self, latents: Any, labels: Any = None) -> np.ndarray:

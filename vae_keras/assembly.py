@@ -63,17 +63,22 @@ def network(name: str, part: Any) -> keras.layers.Layer:
                     "The encoder must declare float images: it sees pixels in [0, 1]. "
                     f"Received: an Input of dtype {tensor.dtype!r}. Leave its dtype out."
                 )
-    elif (activation := _last_activation(part)) in _PROBABILITIES:
-        raise checks.InputError(
-            "The decoder must end in logits, without an activation: the likelihood applies the "
-            f"sigmoid itself. Received: a last layer with activation {activation!r}. Remove it."
-        )
+    else:
+        _require_logits(name, part, "the likelihood applies the sigmoid itself")
     return part
 
 
-def _last_activation(decoder: keras.layers.Layer) -> str | None:
-    """The activation behind the output of a decoder, looking through layers that only reshape."""
-    layers = list(getattr(decoder, "layers", ()))
+def _require_logits(name: str, part: keras.layers.Layer, reason: str) -> None:
+    if (activation := _last_activation(part)) in _PROBABILITIES:
+        raise checks.InputError(
+            f"The {name} must end in logits, without an activation: {reason}. "
+            f"Received: a last layer with activation {activation!r}. Remove it."
+        )
+
+
+def _last_activation(network: keras.layers.Layer) -> str | None:
+    """The activation behind the output of a network, looking through layers that only reshape."""
+    layers = list(getattr(network, "layers", ()))
     while layers:
         last = layers.pop()
         if isinstance(last, (keras.Sequential, keras.Model)) and last.layers:
@@ -155,11 +160,7 @@ def classifier(part: Any, classes: Any, decoder: Any) -> keras.layers.Layer | No
             "The classifier must be a Keras layer or model, for a model with classes. "
             f"Received: {received:.200}. Pass num_classes and an instance."
         )
-    if (activation := _last_activation(part)) in _PROBABILITIES:
-        raise checks.InputError(
-            "The classifier must end in logits, without an activation. "
-            f"Received: a last layer with activation {activation!r}. Remove it."
-        )
+    _require_logits("classifier", part, "the loss applies the softmax itself")
     return part
 
 

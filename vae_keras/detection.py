@@ -326,7 +326,7 @@ class Detector:
         path = beside(path)
         content = {
             "format": _FORMAT,
-            "model_sha256": _model_sha256(self.model),
+            "model_sha256": weights.sha256(self.model),
             "image_shape": list(self.model.image_shape),
             "score": self.score,
             "num_samples": self.num_samples,
@@ -367,7 +367,7 @@ class Detector:
                 )
             if claimed != _content_sha256(content):
                 raise ValueError("its content does not have the hash that it names")
-            if content["model_sha256"] != _model_sha256(model):
+            if content["model_sha256"] != weights.sha256(model):
                 raise checks.InputError(
                     "a detector belongs to the model that it was calibrated with. "
                     f"Received: {path}, of a model with other weights. {remedy}"
@@ -463,10 +463,6 @@ def _blocks(
             draws = noise.normal(seed, stream, rows=count, size=size, row=start * samples)
             draws = tf.reshape(draws, [len(block), samples, size])
         yield to_pixels(tf.constant(block), None, "none"), draws
-
-
-def _model_sha256(model: VAE) -> str:
-    return weights.sha256((model.encoder, model.decoder, model.prior))
 
 
 def _content_sha256(content: dict[str, Any]) -> str:

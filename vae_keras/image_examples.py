@@ -115,7 +115,7 @@ class ImageExamples(Provided):
     def draws(
         self, rows: int | tf.Tensor, step: int | tf.Tensor, row: int | tf.Tensor, training: bool
     ) -> Draws:
-        """Draws the random numbers of some rows, see `StepModel.draws`."""
+        """Draws the random numbers of some rows, see `Provided.draws`."""
         streams = noise.Stream
         pixels = streams.TRAIN_PIXELS if training else streams.TEST_PIXELS
         latents = streams.TRAIN_LATENTS if training else streams.TEST_LATENTS
@@ -130,7 +130,7 @@ class ImageExamples(Provided):
     def evaluate_bound(
         self, examples: Any, draws: Draws, training: bool, step: tf.Tensor | None
     ) -> Bound:
-        """Evaluates the objective and the terms of a batch, see `StepModel.evaluate_bound`."""
+        """Evaluates the objective and the terms of a batch, see `Provided.evaluate_bound`."""
         images, *labels = self._for_networks(examples)
         x = data.to_pixels(images, draws.bits, self.binarization)
         objective, terms = self.bound(x, draws.noise, training, step, *labels)

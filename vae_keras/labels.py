@@ -195,15 +195,19 @@ class Classes:
         )
 
     def _rule(self, received: str) -> str:
-        remedy = "-1 is a missing label" if self.may_miss else "A missing label needs a classifier"
-        return f"labels must be {self._accepted}. Received: {received}. {remedy}."
+        remedy = (
+            "Pass a class for each image, or -1 where its label is missing."
+            if self.may_miss
+            else "Pass a class for each image. Missing labels need a classifier."
+        )
+        return f"labels must be {self._accepted}. Received: {received}. {remedy}"
 
     def _name_rule(self, received: str) -> str:
         known = ", ".join(self.names)
-        remedy = "The empty name is" if self.may_miss else "Pass a classifier for"
+        missing = ", or the empty name where the label is missing" if self.may_miss else ""
         return (
             f"labels must be names that the model knows: {known:.200}. "
-            f"Received: {received}. {remedy} a missing label."
+            f"Received: {received}. Pass one of these names{missing}."
         )
 
     def _numbers_of_names(self, array: np.ndarray) -> np.ndarray:

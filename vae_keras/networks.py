@@ -79,6 +79,9 @@ class _MLP(_Network):
             for index, width in enumerate([*self.hidden, units])
         ]
 
+    def _stack_of_images(self, images: Any, labels: Any = None) -> Any:
+        return self._stack(keras.ops.reshape(images, (-1, math.prod(images.shape[1:]))), labels)
+
     def _stack(self, h: Any, labels: Any = None) -> Any:
         if labels is not None:
             h = keras.ops.concatenate([h, keras.ops.cast(labels, h.dtype)], axis=-1)
@@ -136,9 +139,7 @@ class MLPEncoder(_MLP):
         self._build_stack(math.prod(shape[1:]) + num_classes)
 
     def call(self, inputs: Any) -> Any:
-        images, labels = _features_and_labels(inputs)
-        size = math.prod(images.shape[1:])
-        return self._stack(keras.ops.reshape(images, (-1, size)), labels)  # [N, 2 * latent_dim]
+        return self._stack_of_images(*_features_and_labels(inputs))  # [N, 2 * latent_dim]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
         return (_input_shapes(input_shape)[0][0], 2 * self.latent_dim)
@@ -252,8 +253,7 @@ class MLPClassifier(_MLP):
         self._build_stack(math.prod(input_shape[1:]))
 
     def call(self, images: Any) -> Any:
-        size = math.prod(images.shape[1:])
-        return self._stack(keras.ops.reshape(images, (-1, size)))  # [N, num_classes]
+        return self._stack_of_images(images)  # [N, num_classes]
 
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
         return (input_shape[0], self.num_classes)

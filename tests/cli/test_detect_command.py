@@ -7,19 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import small_vae
+from tests.conftest import bars, small_vae
 from vae_keras.cli.main import main
 from vae_keras.data import store
 from vae_keras.detection import FILE, Detector
 from vae_keras.utils import files
-
-
-def bars(rows: int, seed: int) -> np.ndarray:
-    """Images of one bright row each, uint8 [N, 6, 6, 1]."""
-    rng = np.random.default_rng(seed)
-    x = rng.integers(0, 40, (rows, 6, 6, 1), dtype=np.uint8)
-    x[np.arange(rows), rng.integers(0, 6, rows)] += 200
-    return x
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import threading
 
 import numpy as np
@@ -11,12 +10,10 @@ import tensorflow as tf
 from keras import layers
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tests.conftest import small_vae
 from tests.export.conftest import SIGNATURES, run
 from vae_keras import VAE, export
 from vae_keras.export import saved_model
-from vae_keras.priors import AutoregressiveFlow
-from vae_keras.utils import checks
+from vae_keras.utils import checks, weights
 
 # Every operation of the SavedModel of the MLP preset. Any other random operation would have a
 # state, and an operation of another library would not load in a server.
@@ -166,29 +163,12 @@ def test_the_metadata_names_the_weights_and_the_code(small, version):
     metadata = json.loads((version / saved_model.METADATA_FILE).read_text())
     assert metadata.pop("versions").keys() == {"vae_keras", "tensorflow", "keras"}
     assert metadata == {
-        "weights_sha256": saved_model.weights_sha256(small),
+        "weights_sha256": weights.sha256(small),
         "image_shape": [6, 6, 1],
         "latent_dim": 3,
         "score_samples": 50,
         "warmup_batch_sizes": [1, 8],
     }
-
-
-def test_the_fingerprint_follows_the_weights():
-    one, same, other = small_vae(seed=1), small_vae(seed=1), small_vae(seed=2)
-    assert re.fullmatch("[0-9a-f]{64}", saved_model.weights_sha256(one))
-    assert saved_model.weights_sha256(one) == saved_model.weights_sha256(same)
-    assert saved_model.weights_sha256(one) != saved_model.weights_sha256(other)
-    weights = one.get_weights()
-    weights[-1][..., 0] = np.nextafter(weights[-1][..., 0], 1, dtype=np.float32)
-    one.set_weights(weights)
-    assert saved_model.weights_sha256(one) != saved_model.weights_sha256(same)
-
-
-def test_the_fingerprint_follows_a_learned_prior():
-    one, other = (small_vae(prior=AutoregressiveFlow(1, (4,), seed=seed)) for seed in (1, 2))
-    assert saved_model.weights_sha256(one) != saved_model.weights_sha256(other)
-    assert saved_model.weights_sha256(one) != saved_model.weights_sha256(small_vae())
 
 
 def test_the_golden_requests_get_the_golden_responses(small, served, version):

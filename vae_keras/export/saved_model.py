@@ -141,23 +141,6 @@ def export_saved_model(
     return target
 
 
-def weights_sha256(model: VAE) -> str:
-    """Returns the SHA-256 of the values, shapes and dtypes of the weights.
-
-    Args:
-        model: a built model.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Example:
-        >>> len(weights_sha256(vae))
-        64
-    """
-    parts = model.encoder, model.decoder, model.prior, model.classifier
-    return weights.sha256(parts, [] if model.num_classes is None else [model.class_probabilities])
-
-
 def _write_saved_model(served: dict[str, Signature], folder: Path) -> None:
     # The archive finds the weights in the functions. Tracking the layers would store them twice.
     archive = keras.export.ExportArchive()
@@ -180,7 +163,7 @@ def _write_extras(
             "tensorflow": tf.__version__,
             "keras": keras.__version__,
         },
-        "weights_sha256": weights_sha256(model),
+        "weights_sha256": weights.sha256(model),
         "image_shape": list(model.image_shape),
         "latent_dim": model.latent_dim,
         "score_samples": score_samples,
