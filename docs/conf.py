@@ -2,7 +2,8 @@
 
 `make docs` writes `docs/_build/html`. The site needs no network: formulas become MathML when the
 site is built, and the theme brings its fonts. The pages of the zoo are made from the cards beside
-the weights each time.
+the weights each time. The explorers of two presets are made, too, unless `-D explorers=0` is set:
+they need npm once, see `vae_keras.report.engine`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.utils.math import latex2mathml
+from sphinx.errors import ExtensionError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = Path(__file__).resolve().parent
@@ -25,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 import keras  # noqa: E402
 
 from vae_keras._version import __version__  # noqa: E402
+from vae_keras.cli.main import main as command  # noqa: E402
 
 project = "vae-keras"
 author = "the authors of vae-keras"
@@ -36,6 +39,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
+EXPLORED = ("planar_mnist", "mlp_mnist")  # the presets whose explorers the site holds
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 templates_path: list[str] = []
 nitpicky = False
@@ -62,6 +66,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "vae-keras"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_extra_path = ["_build/extra"]  # the explorers, as they are
 html_show_sourcelink = False
 # The pages of formulas need their width.
 html_sidebars = {"index": [], "questions": [], "mathematics/*": []}
@@ -77,7 +82,17 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 
-def write_zoo() -> None:
+def write_explorers(app: Any, config: Any) -> None:
+    """Writes the explorers of the site."""
+    folder = HERE / html_extra_path[0] / "explorers"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in EXPLORED if config.explorers else ():
+        arguments = ["explore", "--preset", name, "--to", str(folder / f"{name}.html")]
+        if command(arguments):
+            raise ExtensionError(f"the explorer of {name} was not written")
+
+
+def write_zoo(app: Any, config: Any) -> None:
     """Writes the pages of the zoo: the table, and the card of each preset with its figures."""
     zoo, pages = ROOT / "saved_models", HERE / "zoo"
     pages.mkdir(exist_ok=True)
@@ -85,6 +100,9 @@ def write_zoo() -> None:
     for name, path in cards.items():
         text = re.sub(r"\A---\n.*?\n---\n+", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
         text = text.replace("](figures/", f"](../../saved_models/{name}/figures/")
+        if config.explorers and name in EXPLORED:
+            link = f'<p><a href="../explorers/{name}.html">Open the explorer of {name}.</a></p>'
+            text = text.replace("\n## ", f"\n{link}\n\n## ", 1)
         write_if_new(pages / f"{name}.md", text)
     table = (zoo / "README.md").read_text(encoding="utf-8").replace("/README.md)", ".md)")
     names = "\n".join(cards)
@@ -123,11 +141,13 @@ def signature_of(app: Any, what: str, name: str, item: Any, *_: Any) -> tuple[st
 
 
 def setup(app: Any) -> None:
-    """Registers the renderer of formulas, and writes the pages that are made from the zoo."""
+    """Registers the renderer of formulas, and what is written before the pages are read."""
+    app.add_config_value("explorers", True, "html", [bool, str])
+    app.connect("config-inited", write_explorers)
+    app.connect("config-inited", write_zoo)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.connect("autodoc-skip-member", is_left_out)
     app.connect("autodoc-process-signature", signature_of)
-    write_zoo()
 
 
 html_math_renderer = "mathml"

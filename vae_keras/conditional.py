@@ -184,7 +184,7 @@ class ConditionalMethods(ArrayMethods):
 
     def build_classes(self, shape: tuple[Any, ...]) -> None:
         """Creates p(y) and the weights of the classifier, for images of a shape."""
-        if self.classes is None:
+        if self.classes is None or self.built:
             return
         self._frequencies = self.add_weight(
             shape=(self.classes.count,),

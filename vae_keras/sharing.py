@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -101,7 +102,7 @@ class Sharing:
 
         Raises:
             checks.InputError: for a model without weights.
-            OSError: if a file could not be written. Each file is whole or unchanged.
+            OSError: if a file could not be written. A full disk leaves all files as they were.
 
         Example:
             >>> vae.save_pretrained("mine")
@@ -120,10 +121,12 @@ class Sharing:
             bare.build((None, *self.image_shape))
             bare.set_weights(self.get_weights())
             bare.save(packed)
-            with zipfile.ZipFile(packed) as archive:
-                for name in reversed(keras_file.MEMBERS):  # the weights first
-                    with files.atomic_write(target / name) as file:
-                        file.write(archive.read(name))
+            # All files are on the disk before the first one replaces an older file.
+            with zipfile.ZipFile(packed) as archive, contextlib.ExitStack() as written:
+                for name in keras_file.MEMBERS:
+                    file = written.enter_context(files.atomic_write(target / name))
+                    file.write(archive.read(name))
+                    file.flush()
         card = target / "README.md"
         if not card.exists():
             files.write_text(card, _CARD.format(name=f"{HUB}NAMESPACE/{target.name}"))

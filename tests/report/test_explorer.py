@@ -316,6 +316,35 @@ def test_a_narrow_dark_window_has_all_and_no_scroll_to_the_side(browser, path):
     assert page.said == []
 
 
+def test_a_class_is_chosen_and_the_latents_stay(browser, tmp_path):
+    vae = with_random_weights(flat(num_classes=3, class_names=["ant", "bee", "cat"]))
+    page = opened(browser, written(vae, tmp_path))
+    posterior = vae.encode(X[:2], [1, 1])
+    found = page.evaluate(
+        "async () => [...(await explorer.encode(new Float32Array("
+        "[...explorer.image(0), ...explorer.image(1)]), 2, 1)).loc]"
+    )
+    np.testing.assert_allclose(found, posterior.loc.ravel(), atol=1e-5)
+    page.evaluate("explorer.choose(5)")
+    assert page.locator("#class input").nth(LABELS[5]).is_checked()
+    latents = vae.encode(X[5:6], LABELS[5:6]).loc
+    page.locator("#class label").nth(1).click()
+    until(page, "explorer.state().label === 1")
+    np.testing.assert_allclose(state(page)["z"], latents[0], atol=1e-5)
+    in_class = vae.decode(latents, "bee")[0]
+    np.testing.assert_allclose(picture(page, "decoded"), in_class, atol=0.5 / 255 + 1e-5)
+    assert np.abs(in_class - vae.decode(latents, "cat")[0]).max() > 0.01
+    page.locator("#draws button").nth(3).click()
+    drawn = np.array([state(page)["z"]], np.float32)
+    expected = vae.decode(drawn, "bee")[0]
+    np.testing.assert_allclose(picture(page, "decoded"), expected, atol=0.5 / 255 + 1e-5)
+    page.locator("#pad").focus()
+    for key in ("Space", "ArrowDown", "ArrowDown"):
+        page.keyboard.press(key)
+    until(page, "document.getElementById('elbo').textContent.startsWith('In class bee: ELBO -')")
+    assert page.said == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["learned prior", "top down"])
 def test_the_numbers_of_other_models_are_pythons(kind, browser, tmp_path):

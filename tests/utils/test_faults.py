@@ -241,6 +241,20 @@ def test_the_cache_of_mnist(digits, tmp_path, disk, fault):
     assert f"could not be cached at {tmp_path / 'mnist.npz'} ({FAULTS[fault]})" in said[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "fault"), list(zip(keras_file.MEMBERS, WRITING, strict=True)), ids=WRITING
+)
+def test_the_folder_of_a_shared_model(tmp_path, disk, name, fault):
+    """A new model replaces all files of an older one, or not one of them."""
+    small_vae().save_pretrained(tmp_path)
+    before, other = content(tmp_path), small_vae(seed=1)
+    with disk.fails(fault, name), pytest.raises(OSError, match=FAULTS[fault]):
+        other.save_pretrained(tmp_path)
+    assert content(tmp_path) == before
+    other.save_pretrained(tmp_path)
+    assert np.array_equal(VAE.from_preset(tmp_path).sample(2), other.sample(2))
+
+
 COMMANDS = (
     ("s.png", ["sample", "--count", "5", "--to", "s.png"]),
     ("n.json", ["evaluate", "--samples", "1", "--images", "2", "--json", "n.json"]),

@@ -76,14 +76,12 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
     folder = checks.writable("folder", folder, folder=True)
     paths = []
     for name, (layers, function, input_name, shape) in parts.items():
-        part = _Part(name, layers, function)
         specs = [tf.TensorSpec([None, *shape], name=input_name), *label]
-        inputs = specs if label else specs[0]
-        part(tf.nest.map_structure(lambda s: tf.zeros((1, *s.shape[1:]), s.dtype), inputs))
+        part = _Part(name, layers, function, specs)
         path = folder / (name + suffix)
         with write_errors(path), files.staged(path) as temporary:
             write = _write_litert if format == "litert" else _write_onnx
-            write(part, os.fspath(temporary), [inputs])
+            write(part, os.fspath(temporary))
         paths.append(path)
     return paths[0], paths[1]
 
@@ -135,12 +133,11 @@ def onnx_bytes(
         ... )
     """
     require_packages("onnx")
-    part = _Part(name, networks, function)
-    part(*(tf.zeros((1, *shape)) for shape in inputs.values()))
     specs = [tf.TensorSpec([None, *shape], name=text) for text, shape in inputs.items()]
+    part = _Part(name, networks, function, specs)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.onnx"
-        _write_onnx(part, os.fspath(path), specs)
+        _write_onnx(part, os.fspath(path))
         return path.read_bytes()
 
 
@@ -151,22 +148,32 @@ class _Part(keras.Model):
         name: name of the model.
         layers: networks whose weights the function uses.
         function: maps the inputs to a dictionary of outputs.
+        specs: the inputs.
     """
 
-    def __init__(self, name: str, layers: list[Any], function: Callable[..., Any]) -> None:
+    def __init__(
+        self, name: str, layers: list[Any], function: Callable[..., Any], specs: list[tf.TensorSpec]
+    ) -> None:
         super().__init__(name=name)
         self.networks, self.function = layers, function
+        # The exporters of Keras take several inputs as one list.
+        self.input_signature = [specs if len(specs) > 1 else specs[0]]
+        self(tf.nest.map_structure(_zeros, self.input_signature[0]))
 
-    def call(self, x: tf.Tensor, *others: tf.Tensor) -> Any:
-        return self.function(*tf.nest.flatten([x, *others]))
+    def call(self, inputs: Any) -> Any:
+        return self.function(*tf.nest.flatten(inputs))
 
 
-def _write_onnx(part: _Part, path: str, specs: list[Any]) -> None:
+def _zeros(spec: tf.TensorSpec) -> tf.Tensor:
+    return tf.zeros((1, *spec.shape[1:]), spec.dtype)
+
+
+def _write_onnx(part: _Part, path: str) -> None:
     """Writes a part as ONNX, and refuses the file if ONNX lacks one of its operations."""
     import onnx
 
     with _silent("tf2onnx.tfonnx"):  # it logs operations that are replaced or refused below
-        part.export(path, format="onnx", input_signature=specs, verbose=False)
+        part.export(path, format="onnx", input_signature=part.input_signature, verbose=False)
     content = onnx.load(path)
     if any(node.op_type == "Expm1" for node in content.graph.node):
         _replace_expm1(content)
@@ -211,10 +218,14 @@ def _replace_expm1(content: Any) -> None:
     graph.initializer.append(onnx.helper.make_tensor("expm1/one", onnx.TensorProto.FLOAT, (), [1]))
 
 
-def _write_litert(part: _Part, path: str, specs: list[Any]) -> None:
+def _write_litert(part: _Part, path: str) -> None:
     """Writes a part with LiteRT's own operations only, which every interpreter can run."""
     builtins = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
-    arguments = {"format": "litert", "input_signature": specs, "target_spec": builtins}
+    arguments = {
+        "format": "litert",
+        "input_signature": part.input_signature,
+        "target_spec": builtins,
+    }
     try:
         with _unrolled(part.networks):
             part.export(path, verbose=False, **arguments)

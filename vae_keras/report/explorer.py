@@ -22,7 +22,7 @@ from vae_keras.priors import StandardNormal
 from vae_keras.report import gallery
 from vae_keras.report.engine import Engine
 from vae_keras.report.page import TEMPLATES
-from vae_keras.utils import checks, files
+from vae_keras.utils import files
 from vae_keras.utils.rows import Array, select
 
 MOST_IMAGES = 3000
@@ -49,14 +49,16 @@ def write(
 
     The file holds the engine, the weights once, and up to `MOST_IMAGES` images. The page shows a
     map of their posterior means. It decodes any point of the latent space, walks between two
-    images, draws from the prior, and encodes a digit that is drawn by hand.
+    images, draws from the prior, and encodes a digit that is drawn by hand. The page of a model
+    with classes lets the reader choose the class to decode in.
 
     Args:
         path: the HTML file. It is replaced only when the new one is whole.
         model: a built model with float32 weights.
         x: images for the map, uint8 [N, H, W, C]. If there are too many, evenly spaced ones are
             taken.
-        labels: label of each image [N], integers or texts, or None.
+        labels: label of each image [N], integers or texts, or None. A model with classes needs
+            the class of each image.
         engine: what runs the model in the browser, see `engine.find`.
         title: title of the page.
         split: what the images are, such as "test". Default "test".
@@ -67,7 +69,7 @@ def write(
 
     Raises:
         checks.InputError: if a package for ONNX is missing, ONNX lacks an operation of the model,
-            or the model has classes.
+            or the labels of a model with classes cannot be right.
         OSError: if the file system refuses.
 
     Example:
@@ -75,16 +77,13 @@ def write(
         PosixPath('e.html')
     """
     require_built(model, "an explorer")
-    if model.num_classes is not None:
-        raise checks.InputError(
-            "an explorer takes a model without classes. "
-            f"Received: a model of {model.num_classes} classes. "
-            "The command figures draws each class."
-        )
     most = min(MOST_IMAGES, max(2, _MOST_BYTES // math.prod(model.image_shape)))
     rows = np.unique(np.linspace(0, len(x) - 1, min(len(x), most)).astype(int))
     images = np.ascontiguousarray(select(x, rows))
-    facts, points = _facts(model, images, None if labels is None else labels[rows])
+    some = None if labels is None else labels[rows]
+    if model.classes is not None:
+        some = model.classes.complete(model.classes.numbers(some, len(images)))
+    facts, points = _facts(model, images, some)
     contents, weights = _share({name: make() for name, make in _parts(model).items()})
     blobs = {
         "engine-script": engine.script,
@@ -107,14 +106,19 @@ def _facts(
     model: VAE, images: np.ndarray, labels: np.ndarray | None
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Returns what the page knows of the model and of the images, and their points on the map."""
-    loc = model.encode(images).loc
+    known = model.classes
+    loc = model.encode(model.paired(images, labels)).loc
     centre, directions, axis_name = gallery.plane(loc)
     points = (loc - centre) @ directions.T
-    found = gallery.dimensions(model, images)
+    found = gallery.dimensions(model, model.paired(images, labels))
     observations = observed(images, model.seed, model.binarization)
-    elbo = model.elbo(observations, model.seed).elbo.astype(np.float64)
-    names, classes = np.array([]), None
-    if labels is not None and datasets.has_classes(labels):
+    elbo = model.elbo(model.paired(observations, labels), model.seed).elbo.astype(np.float64)
+    names: Any = ()
+    classes = None
+    if known is not None:
+        names, classes = [known.name(number) for number in range(known.count)], labels
+        labels = np.array(names)[labels]
+    elif labels is not None and datasets.has_classes(labels):
         names, classes = np.unique(labels, return_inverse=True)
     return {
         "shape": list(model.image_shape),
@@ -123,6 +127,7 @@ def _facts(
         "binary": model.likelihood.support == "binary",
         "drawable": model.image_shape == _DRAWABLE,
         "learned_prior": not isinstance(model.prior, StandardNormal),
+        "conditional": known is not None,
         "names": [str(name) for name in names],
         "labels": None if labels is None else [str(label) for label in labels],
         "classes": None if classes is None else classes.tolist(),
@@ -149,15 +154,17 @@ def _parts(model: VAE) -> dict[str, Callable[[], bytes]]:
     networks = [model.encoder, model.decoder]
     learned = [model.prior] if isinstance(model.prior, keras.layers.Layer) else []
     images, latents = {"images": model.image_shape}, (model.latent_dim,)
+    # One-hot labels are the last input of what depends on the class.
+    label = {} if model.num_classes is None else {"labels": (model.num_classes,)}
 
-    def encode(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return model.encode_tensors(model.pixels(images))._asdict()
+    def encode(images: tf.Tensor, *labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return model.encode_tensors(model.pixels(images), *labels)._asdict()
 
-    def decode(latents: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"means": model.decode_tensors(latents)}
+    def decode(latents: tf.Tensor, *labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"means": model.decode_tensors(latents, *labels)}
 
-    def score(images: tf.Tensor, noise: tf.Tensor) -> dict[str, tf.Tensor]:
-        return model.terms(images, noise)._asdict()
+    def score(images: tf.Tensor, noise: tf.Tensor, *labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return model.terms(images, noise, *labels)._asdict()
 
     def transform(noise: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"latents": model.prior.transform(noise)}
@@ -166,12 +173,13 @@ def _parts(model: VAE) -> dict[str, Callable[[], bytes]]:
         return lambda: parts.onnx_bytes(name, layers, function, inputs)
 
     found = {
-        "encoder": made("encoder", networks, encode, images),
-        "decoder": made("decoder", [model.decoder], decode, {"latents": latents}),
+        "encoder": made("encoder", networks, encode, images | label),
+        "decoder": made("decoder", [model.decoder], decode, {"latents": latents} | label),
     }
     if model.image_shape == _DRAWABLE:
-        inputs = images | {"noise": latents}
-        found["score"] = made("score", networks + learned, score, inputs)
+        inputs = images | {"noise": latents} | label
+        classifier = [] if model.classifier is None else [model.classifier]
+        found["score"] = made("score", networks + learned + classifier, score, inputs)
     if learned:
         found["prior"] = made("prior", learned, transform, {"noise": latents})
     return found

@@ -1,6 +1,7 @@
 "use strict";
-// The page of a model. One vector of latents, `z`, is the state: the ring on the map, the sliders
-// and the decoded picture show it, and every control sets it.
+// The page of a model. One vector of latents, `z`, and for a model with classes the class to decode
+// in, `label`, are the state: the ring on the map, the sliders and the decoded picture show them,
+// and every control sets them.
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const [height, width, channels] = facts.shape;
 const size = height * width * channels, latents = facts.latent_dim;
@@ -13,7 +14,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const SCORE_DRAWS = 16; // posterior draws behind the ELBO of a drawing
 
 let images, points, parts = {}, ort;
-let z = new Float32Array(latents), chosen = -1, hovered = -1;
+let z = new Float32Array(latents), label = 0, chosen = -1, hovered = -1;
 const hidden = new Set();
 
 // ---------------------------------------------------------------- the model
@@ -47,7 +48,8 @@ async function start() {
 // The engine computes one request at a time.
 let queue = Promise.resolve();
 function run(part, feeds, rows) {
-  const shapes = { images: [rows, ...facts.shape], latents: [rows, latents], noise: [rows, latents] };
+  const shapes = { images: [rows, ...facts.shape], latents: [rows, latents], noise: [rows, latents],
+    labels: [rows, facts.names.length] };
   const tensors = {};
   for (const name in feeds) tensors[name] = new ort.Tensor("float32", feeds[name], shapes[name]);
   const result = queue.then(() => parts[part].run(tensors));
@@ -55,10 +57,19 @@ function run(part, feeds, rows) {
   return result.then((found) => Object.fromEntries(
     Object.entries(found).map(([name, tensor]) => [name, tensor.data])));
 }
-const encode = (pixels, rows = 1) => run("encoder", { images: pixels }, rows);
-const decode = (values, rows = 1) =>
-  run("decoder", { latents: values }, rows).then((found) => found.means);
-const score = (pixels, noise, rows = 1) => run("score", { images: pixels, noise }, rows);
+// Returns the one-hot labels of rows of one class, which a model with classes takes in addition.
+function given(rows, of) {
+  if (!facts.conditional) return {};
+  const labels = new Float32Array(rows * facts.names.length);
+  for (let row = 0; row < rows; row++) labels[row * facts.names.length + of] = 1;
+  return { labels };
+}
+const encode = (pixels, rows = 1, of = label) =>
+  run("encoder", { images: pixels, ...given(rows, of) }, rows);
+const decode = (values, rows = 1, of = label) =>
+  run("decoder", { latents: values, ...given(rows, of) }, rows).then((found) => found.means);
+const score = (pixels, noise, rows = 1) =>
+  run("score", { images: pixels, noise, ...given(rows, label) }, rows);
 const prior = (noise, rows = 1) => facts.learned_prior
   ? run("prior", { noise }, rows).then((found) => found.latents) : Promise.resolve(noise);
 
@@ -104,14 +115,15 @@ function paint(canvas, values, offset = 0, scale = 255) {
 const paintImage = (canvas, index) => paint(canvas, images, index * size, 1);
 const pixelsOf = (index) =>
   Float32Array.from(images.subarray(index * size, (index + 1) * size), (value) => value / 255);
+const classOf = (index) => facts.classes ? facts.classes[index] : 0;
 const nameOf = (index) => `image ${index + 1}${facts.labels ? `, ${facts.labels[index]}` : ""}`;
 
 const showDecoded = newest(async (values) => paint($("decoded"), await decode(values)));
 const showImage = newest(async (index) => {
   paintImage($("image"), index);
   $("image-text").textContent = nameOf(index);
-  const { loc } = await encode(pixelsOf(index));
-  paint($("reconstruction"), await decode(loc));
+  const { loc } = await encode(pixelsOf(index), 1, classOf(index));
+  paint($("reconstruction"), await decode(loc, 1, classOf(index)));
 });
 
 function setLatents(values) {
@@ -124,6 +136,7 @@ function setLatents(values) {
 async function choose(index) {
   chosen = index;
   showImage(index);
+  if (facts.conditional) markLabel(classOf(index));
   return setLatents((await encode(pixelsOf(index))).loc);
 }
 
@@ -343,6 +356,33 @@ function makeLegend() {
   });
 }
 
+// ---------------------------------------------------------------- the class
+
+function markLabel(index) {
+  label = index;
+  $("class").querySelectorAll("input")[index].checked = true;
+}
+
+// Decodes the same latents in another class. The draws and the ELBO of a drawing follow.
+async function setLabel(index) {
+  markLabel(index);
+  await setLatents(z);
+  await showDraws();
+  if (pad.pixels.some((value) => value)) await showDrawing();
+}
+
+function makeClasses() {
+  facts.names.forEach((name, index) => {
+    const row = document.createElement("label"), choice = document.createElement("input");
+    const dot = document.createElement("i");
+    dot.style.background = colour(index);
+    Object.assign(choice, { type: "radio", name: "class", checked: index === label });
+    choice.onchange = () => setLabel(index);
+    row.append(choice, dot, name);
+    $("class").append(row);
+  });
+}
+
 // ---------------------------------------------------------------- the latent dimensions
 
 function setSlider(slider) {
@@ -390,7 +430,7 @@ function makeSliders() {
 const walk = { start: {}, end: {} };
 async function takeEnd(which, index) {
   paintImage($(which), index);
-  walk[which] = { index, loc: (await encode(pixelsOf(index))).loc };
+  walk[which] = { index, loc: (await encode(pixelsOf(index), 1, classOf(index))).loc };
   drawMap();
 }
 const walkTo = (fraction) => setLatents(walk.start.loc.map((value, i) =>
@@ -418,9 +458,13 @@ function makeWalk() {
 }
 
 const DRAWS = 12;
+let drawnLatents;
 async function drawAnew() {
-  const drawn = await prior(normal(DRAWS * latents), DRAWS);
-  const decoded = await decode(drawn, DRAWS);
+  drawnLatents = await prior(normal(DRAWS * latents), DRAWS);
+  await showDraws();
+}
+async function showDraws() {
+  const drawn = drawnLatents, decoded = await decode(drawn, DRAWS);
   const buttons = Array.from({ length: DRAWS }, (_, i) => {
     const button = document.createElement("button"), canvas = document.createElement("canvas");
     paint(canvas, decoded, i * size);
@@ -466,7 +510,8 @@ const scoreDrawing = newest(async (pixels) => {
   paint($("own"), await decode(loc));
   setLatents(loc);
   const terms = await score(repeat(pixels, SCORE_DRAWS), normal(SCORE_DRAWS * latents), SCORE_DRAWS);
-  $("elbo").textContent = `ELBO ${mean(terms.elbo).toFixed(1)} nats = log-likelihood `
+  const inClass = facts.conditional ? `In class ${facts.names[label]}: ` : "";
+  $("elbo").textContent = `${inClass}ELBO ${mean(terms.elbo).toFixed(1)} nats = log-likelihood `
     + `${mean(terms.log_likelihood).toFixed(1)} - KL ${mean(terms.kl).toFixed(1)}`;
 });
 function showDrawing() {
@@ -514,7 +559,8 @@ function makePad() {
     $("elbo").textContent = "The ELBO of the drawing appears here.";
   };
   const { mean: middle, low } = facts.elbo;
-  $("typical").textContent = `The ELBO of the ${facts.split} images is ${middle.toFixed(1)} on average, `
+  const inClass = facts.conditional ? ", each in its class," : "";
+  $("typical").textContent = `The ELBO of the ${facts.split} images${inClass} is ${middle.toFixed(1)} on average, `
     + `and 5% of them are below ${low.toFixed(1)}.`
     + (facts.binary ? " The drawing is made binary at one half." : "");
   $("clear").onclick();
@@ -534,6 +580,7 @@ $("axes").textContent = facts.axis_name === "latent" ? "The axes are the latent 
   : "The axes are the first two principal components of the posterior means.";
 document.documentElement.style.setProperty("--ratio", `${width} / ${height}`);
 makeLegend();
+if (facts.conditional) makeClasses();
 makeSliders();
 
 const ready = start().then(async () => {
@@ -556,6 +603,7 @@ const ready = start().then(async () => {
 
 // For the browser's console, and for tests: the functions behind the controls.
 window.explorer = { ready, facts, encode, decode, score, prior, setLatents, choose, place,
-  state: () => ({ z: [...z], view: { ...view }, chosen, hovered, ring: toScreen(...place(z)) }),
+  state: () => ({ z: [...z], label, view: { ...view }, chosen, hovered,
+    ring: toScreen(...place(z)) }),
   drawn, at: (index) => toScreen(points[2 * index], points[2 * index + 1]),
   image: pixelsOf };
