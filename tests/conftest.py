@@ -13,11 +13,21 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from vae_keras import VAE, MLPDecoder, MLPEncoder, training
 from vae_keras.data import datasets
 from vae_keras.zoo import presets
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Runs the fast suite without TensorFlow's graph optimizer, a fifth of the time of a small fit.
+
+    The whole suite has it, as users have it.
+    """
+    if config.getoption("-m") == "not slow":
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +121,12 @@ def trainable(names: Iterable[str]) -> list:
         return [needs_muon] if presets.load_recipe(name).optimizer.name == "Muon" else []
 
     return [pytest.param(name, marks=marks(name)) for name in names]
+
+
+def slow_except(fast: Iterable, entries: Iterable) -> list:
+    """The entries as a test's parameters; those that are not among the fast ones are slow."""
+    kept = list(fast)
+    return [pytest.param(e, marks=() if e in kept else pytest.mark.slow) for e in entries]
 
 
 def covering(*tables: Iterable) -> list:

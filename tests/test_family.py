@@ -96,8 +96,8 @@ MEMBERS = {
 }
 # The fast members have each kind of network, objective, likelihood and prior once at least.
 SAVED = ("mlp-elbo", "conv-elbo-colour", "top-down-iwae")
-SERVED = ("conv-iwae-flow", "mlp-iwae-levels", "mlp-elbo-flow-of-classes")
-MEASURED = ("mlp-iwae-continuous", "conv-elbo-colour-levels-of-classes", "mlp-iwae-of-classes")
+SERVED = ("conv-iwae-flow", "mlp-iwae-of-classes")
+MEASURED = ("mlp-iwae-continuous", "conv-elbo-colour-levels-of-classes", "mlp-iwae-levels")
 
 
 def members(*fast: str):

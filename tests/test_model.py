@@ -37,6 +37,7 @@ def test_bytes_floats_and_missing_channels_train_alike(digits):
         np.testing.assert_allclose(history["elbo"], histories[0]["elbo"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_pairs_are_accepted_and_labels_ignored(digits):
     labels = np.arange(len(digits))
     plain = fitted(digits)[1]
@@ -71,6 +72,7 @@ def test_callbacks_print_below_the_progress_bar(digits, capsys):
     assert [line for line in lines if line.startswith("Epoch: ")] == ["Epoch: 0", "Epoch: 1"]
 
 
+@pytest.mark.slow
 def test_training_improves_the_elbo(mnist):
     vae = VAE(MLPEncoder(hidden=(64,), latent_dim=8), MLPDecoder(hidden=(64,)))
     vae.compile()
@@ -123,6 +125,7 @@ def test_training_noise_changes_with_the_step_and_is_not_the_test_noise(vae):
 # ---------------------------------------------------------------------------- save and reload
 
 
+@pytest.mark.slow
 def test_saved_model_reloads_without_custom_objects(digits, tmp_path):
     vae, _ = fitted(digits)
     vae.save(tmp_path / "model.keras")
@@ -200,8 +203,7 @@ def weights_history(vae: VAE, digits, epochs: int = 3, **arguments) -> dict[str,
     "mode",
     [
         "stack",
-        "one by one",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in ("stack, XLA", "eager")),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("one by one", "stack, XLA", "eager")),
     ],
 )
 def test_the_weight_is_logged_and_the_loss_has_it(digits, mode):

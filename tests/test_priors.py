@@ -89,7 +89,7 @@ def model(objective, prior) -> VAE:
 @pytest.mark.parametrize(
     ("objective", "jit_compile"),
     [
-        pytest.param(ELBO(), False, id="elbo"),
+        pytest.param(ELBO(), False, id="elbo", marks=pytest.mark.slow),
         pytest.param(IWAE(4), True, id="iwae"),
         pytest.param(IWAE(4, num_resampled=2), False, id="resampled", marks=pytest.mark.slow),
     ],

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tests.conftest import small_vae
+from tests.conftest import covering, small_vae
 from vae_keras import VAE, MLPDecoder, MLPEncoder, data, distributions, evaluation
 from vae_keras.data import pipelines
 from vae_keras.utils import checks, files
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True)
-SLOW = settings(max_examples=6, deadline=None, derandomize=True)  # each traces graphs of its own
+SLOW = settings(max_examples=3, deadline=None, derandomize=True)  # each traces graphs of its own
 
 SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))
 VAES = small_vae()
@@ -127,8 +127,7 @@ def test_the_posterior_is_finite_at_any_parameter_and_its_kl_is_not_negative(par
     assert np.isfinite(tape.gradient(kl, parameters)).all()
 
 
-@pytest.mark.parametrize("jit_compile", [True, False])
-@pytest.mark.parametrize("value", [0, 255])
+@pytest.mark.parametrize(("value", "jit_compile"), covering([0, 255], [True, False]))
 def test_black_and_white_images_train_to_finite_numbers(value, jit_compile):
     x = np.full((20, 6, 6, 1), value, np.uint8)
     vae = small_vae()
@@ -139,8 +138,7 @@ def test_black_and_white_images_train_to_finite_numbers(value, jit_compile):
     assert np.abs(vae.reconstruct(x) * 255.0 - value).max() < 64.0
 
 
-@pytest.mark.parametrize("sign", [-1.0, 1.0])
-@pytest.mark.parametrize("jit_compile", [True, False])
+@pytest.mark.parametrize(("sign", "jit_compile"), covering([-1.0, 1.0], [True, False]))
 def test_a_model_at_its_limits_trains_and_measures_in_finite_numbers(digits, sign, jit_compile):
     """Logits of +-1e4, and scales at their floor."""
     vae = small_vae()

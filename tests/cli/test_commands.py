@@ -54,6 +54,7 @@ def test_evaluate_prints_a_table_and_writes_json(tmp_path, capsys):
             assert entry[fact] == like[fact]
 
 
+@pytest.mark.slow
 def test_evaluate_refines_some_images(tmp_path, capsys):
     path = tmp_path / "numbers.json"
     arguments = ["--samples", "200", "--images", "30", "--refined", "10", "--json", str(path)]
@@ -129,8 +130,6 @@ def test_a_run_on_own_images_is_evaluated_and_drawn(
             assert file.startswith(f"{label}/")
 
     assert main(["sample", *model, "--to", str(tmp_path / "s.png")]) == 0
-    assert main(["export", *model, "--to", str(tmp_path / "base")]) == 0
-    capsys.readouterr()
 
 
 def test_own_images_are_scaled_to_the_models_shape(photos_run, tmp_path, capsys):
@@ -207,9 +206,9 @@ def test_a_damaged_configuration_is_not_taken_for_none(tmp_path, content, reason
 
 
 def test_export_takes_the_next_version(tmp_path, capsys):
-    for version in ("1", "2"):
-        assert main(["export", "--preset", "mlp_mnist", "--to", str(tmp_path / "base")]) == 0
-        assert capsys.readouterr().out.strip().endswith(f"base/{version}")
+    (tmp_path / "base" / "1").mkdir(parents=True)
+    assert main(["export", "--preset", "mlp_mnist", "--to", str(tmp_path / "base")]) == 0
+    assert capsys.readouterr().out.strip().endswith("base/2")
 
 
 @pytest.mark.parametrize(

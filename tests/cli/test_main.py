@@ -132,7 +132,7 @@ def test_presets_does_not_import_tensorflow():
     assert not re.search(r"\| +(tensorflow|keras)$", done.stderr, re.MULTILINE)
 
 
-@pytest.mark.parametrize("debug", [[], ["--debug"]])
+@pytest.mark.parametrize("debug", [[], pytest.param(["--debug"], marks=pytest.mark.slow)])
 def test_the_log_of_tensorflow_is_shown_with_debug_only(debug, tmp_path):
     path = tmp_path / "s.png"
     done = start("-m", "vae_keras", *SAMPLE, "--to", str(path), *debug)

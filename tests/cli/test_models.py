@@ -10,9 +10,10 @@ from PIL import Image
 
 from vae_keras import VAE
 from vae_keras.cli.main import main
-from vae_keras.cli.models import load_held_out
+from vae_keras.cli.models import list_images, load_held_out
 from vae_keras.data import own_images
 from vae_keras.utils import checks, keras_file
+from vae_keras.utils.rows import Rows
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,22 @@ def test_of_another_folder_every_image_is_measured(model, photos_run, tmp_path, 
     assert "All 12 images that the model did not train on are measured; 0 others are left out" in (
         capsys.readouterr().out
     )
+
+
+def test_grey_images_are_colour_images_for_a_model_of_colours(model, photos_run, tmp_path):
+    """They are repeated when they are read, so that a large folder is never in memory whole."""
+    grey = np.random.default_rng(0).integers(0, 256, (12, 7, 5, 1), dtype=np.uint8)
+    np.save(tmp_path / "grey.npy", grey)
+    measured = held(model, photos_run, tmp_path / "grey.npy").x
+    judged = list_images(str(tmp_path / "grey.npy"), model, skip_damaged=False).pixels
+    colours = np.repeat(grey, 3, axis=-1)
+    for x in (measured, judged):
+        assert isinstance(x, Rows)
+        assert x.shape == colours.shape
+    np.testing.assert_array_equal(judged[[3, 1]], colours[[3, 1]])
+    # The images of an undivided source come in an order of their own.
+    assert {image.tobytes() for image in measured} == {image.tobytes() for image in colours}
+    np.testing.assert_array_equal(model.encode(judged).loc, model.encode(np.asarray(judged)).loc)
 
 
 def test_images_that_were_trained_on_are_left_out_wherever_they_lie(

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from tests.conformance import configurations as table
 from tests.conformance import reference
+from tests.conftest import covering, slow_except
 from vae_keras import ELBO, VAE
 
 L = keras.layers
@@ -142,7 +143,7 @@ def trained():
     return vae
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", slow_except(["(x, None, w)", "PyDataset"], FORMS))
 def test_validation_data_in_each_form(trained, form):
     make, weights = FORMS[form]
     history = trained.fit(
@@ -159,7 +160,10 @@ def test_validation_data_of_a_dataset_beside_another(trained):
     assert_same_logs(history, {name: [value] * 2 for name, value in want.items()}, "val_")
 
 
-@pytest.mark.parametrize("kind", ["array", "dataset", "endless dataset", "generator"])
+@pytest.mark.parametrize(
+    "kind",
+    slow_except(["array", "endless dataset"], ["array", "dataset", "endless dataset", "generator"]),
+)
 def test_validation_steps_measure_the_first_batches(trained, kind):
     dataset = tf.data.Dataset.from_tensor_slices(HELD).batch(8)
     data = {
@@ -198,8 +202,9 @@ def test_validation_freq(trained):
 # ------------------------------------------------------------------------ steps and epochs
 
 
-@pytest.mark.parametrize("kind", ["arrays", "dataset", "endless dataset"])
-@pytest.mark.parametrize("steps", [2, 3, 4, 6])
+@pytest.mark.parametrize(
+    ("kind", "steps"), covering(["arrays", "dataset", "endless dataset"], [2, 3, 4, 6])
+)
 def test_steps_per_epoch_counts_batches_as_keras(trained, kind, steps):
     """Six batches; Keras goes on where the epoch before ended, and stops short at the end."""
     dataset = tf.data.Dataset.from_tensor_slices((X, np.zeros((45, 1)))).batch(8)
@@ -244,7 +249,7 @@ def test_initial_epoch_keeps_the_order_of_that_epoch():
     assert_same_logs(history.history, want)
 
 
-@pytest.mark.parametrize("kind", ["arrays", "dataset"])
+@pytest.mark.parametrize("kind", slow_except(["arrays"], ["arrays", "dataset"]))
 def test_explicit_steps_per_execution_changes_no_number(kind):
     vae, plain, recorder = fresh(steps_per_execution=4), loop(), table.Recorder()
     labels = np.zeros((45, 1))
@@ -397,8 +402,9 @@ def test_a_torch_data_loader_is_a_way_in(data_loader, columns):
 # ------------------------------------------------------------------------- sample weights
 
 
-@pytest.mark.parametrize("shape", [(45,), (45, 1)])
-@pytest.mark.parametrize("way", ["arrays", "dataset", "train_on_batch"])
+@pytest.mark.parametrize(
+    ("way", "shape"), covering(["arrays", "dataset", "train_on_batch"], [(45,), (45, 1)])
+)
 def test_weights_of_either_shape_weigh_alike(way, shape):
     vae, plain, weights = shared(), loop(), W.reshape(shape)
     if way == "arrays":
@@ -414,7 +420,7 @@ def test_weights_of_either_shape_weigh_alike(way, shape):
     assert_same_weights(vae, plain)
 
 
-@pytest.mark.parametrize("way", ["arrays", "dataset"])
+@pytest.mark.parametrize("way", slow_except(["arrays"], ["arrays", "dataset"]))
 def test_one_batch_of_weights_0_among_others_moves_nothing(way):
     """A batch may happen to hold only rows of weight 0: it takes no step."""
     weights = np.ones(45, np.float32)
@@ -745,7 +751,13 @@ def test_a_layer_that_is_frozen_before_compile_stays():
 
 @pytest.mark.parametrize(
     ("monitor", "best"),
-    [("val_elbo", max), ("elbo", max), ("val_log_likelihood", max), ("val_loss", min), ("kl", min)],
+    [
+        ("val_elbo", max),
+        ("kl", min),
+        pytest.param("elbo", max, marks=pytest.mark.slow),
+        pytest.param("val_log_likelihood", max, marks=pytest.mark.slow),
+        pytest.param("val_loss", min, marks=pytest.mark.slow),
+    ],
 )
 def test_callbacks_know_which_direction_of_a_log_is_better(trained, monitor, best, tmp_path):
     """`mode="auto"` keeps the best model, or asks for the mode; it never keeps the worst."""
@@ -771,7 +783,7 @@ def test_callbacks_know_which_direction_of_a_log_is_better(trained, monitor, bes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", table.WAYS)
+@pytest.mark.parametrize("way", slow_except(["arrays", "dataset of x"], table.WAYS))
 def test_a_model_that_is_not_built_yet_is_trained_from_every_way_in(way):
     def unbuilt():
         keras.utils.set_random_seed(3)

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tests.conformance import configurations as table
 from tests.conformance import reference
+from tests.conftest import slow_except
 from vae_keras import IWAE, VAE, ContinuousBernoulli, data, priors
 
 X, W = table.discs(29), table.some_weights(29)
@@ -70,7 +71,12 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+# A dataset or a generator is traced anew for each element that it may yield.
+FAST_FORMS = [name for name in FORMS if not name.startswith(("dataset of", "generator"))]
+FAST_FORMS += ["dataset of (x, y, w)", "generator of (x, y, w)"]
+
+
+@pytest.mark.parametrize("form", slow_except(FAST_FORMS, FORMS))
 def test_evaluate_takes_every_form(vae, form):
     arguments, keywords, weights = FORMS[form]()
     got = vae.evaluate(*arguments, **keywords, verbose=0, return_dict=True)
@@ -111,7 +117,7 @@ def test_evaluate_returns_a_list_in_the_order_of_the_names(vae):
     "network",
     [
         "regularized",
-        "batch normalization",
+        pytest.param("batch normalization", marks=pytest.mark.slow),
         pytest.param("add_loss", marks=pytest.mark.slow),
         pytest.param("two outputs", marks=pytest.mark.slow),
         pytest.param("mixes rows", marks=pytest.mark.slow),

@@ -18,7 +18,7 @@ import pytest
 from tests.conformance.strategy_process import CASES, REFUSED
 
 ROOT = Path(__file__).resolve().parents[2]
-FAST = ("arrays", "dataset", "batch-norm")
+FAST = ("arrays", "batch-norm")
 TOLERANCE = {"mixed": 5e-2}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import images, seeds, small_vae
+from tests.conftest import images, seeds, slow_except, small_vae
 from tests.export.conftest import SIGNATURES, differing, load, run, session_calls
 from vae_keras import anomaly_scores, export
 from vae_keras.cli.main import main
@@ -45,7 +45,7 @@ def test_a_session_as_the_server_has_one_gives_the_same_bits(detector, detecting
         assert not differing(call, answers(detector, 5))
 
 
-@pytest.mark.parametrize("score", anomaly_scores.SCORES)
+@pytest.mark.parametrize("score", slow_except(["complexity", "patch"], anomaly_scores.SCORES))
 def test_every_score_is_served(small, score):
     """As a graph with one trace, which is what the export writes."""
     detector = Detector.calibrate(small, images(60), score=score)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from tests.conftest import images, small_vae
+from tests.conftest import images, slow_except, small_vae
 from tests.export.conftest import with_random_weights
 from vae_keras import VAE, ConvDecoder, ConvEncoder, TopDownDecoder, TopDownEncoder, export
 from vae_keras.export import parts
@@ -61,10 +61,15 @@ ARCHITECTURES = {
 }
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module")
 def whole(request) -> VAE:
-    """A model of each architecture."""
+    """A model of an architecture."""
     return with_random_weights(ARCHITECTURES[request.param]())
+
+
+def of_each(*fast: str):
+    """Parametrizes a test with a model of each architecture; those that are not named are slow."""
+    return pytest.mark.parametrize("whole", slow_except(fast, ARCHITECTURES), indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +87,7 @@ def unsupported() -> VAE:
     return small_vae(encoder=encoder)
 
 
+@of_each("of classes", "top down")
 def test_onnx_parts_answer_as_the_model(whole, tmp_path):
     pytest.importorskip("tf2onnx", reason="the extra [onnx] is not installed")
     runtime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
@@ -95,23 +101,26 @@ def test_onnx_parts_answer_as_the_model(whole, tmp_path):
             require_close(dict(zip(names, outputs, strict=True)), expected)
 
 
+@of_each("top down")
 def test_the_terms_of_the_elbo_are_the_models_in_onnx(whole):
     """Their KL has the operation expm1, which ONNX lacks."""
-    if whole.num_classes is not None:
-        pytest.skip("an explorer shows no model with classes")
     runtime = pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
     pytest.importorskip("tf2onnx", reason="the extra [onnx] is not installed")
+    inputs = {
+        "images": (images(4, whole.image_shape) > 0.5).astype(np.float32),
+        "noise": np.random.default_rng(1).normal(size=(4, whole.latent_dim)).astype(np.float32),
+    }
+    if whole.num_classes is not None:
+        inputs["labels"] = np.eye(whole.num_classes, dtype=np.float32)[[0, 2, 1, 1]]
     content = parts.onnx_bytes(
         "score",
         [whole.encoder, whole.decoder],
-        lambda pixels, noise: whole.terms(pixels, noise)._asdict(),
-        {"images": whole.image_shape, "noise": (whole.latent_dim,)},
+        lambda *tensors: whole.terms(*tensors)._asdict(),
+        {name: value.shape[1:] for name, value in inputs.items()},
     )
-    pixels = (images(4, whole.image_shape) > 0.5).astype(np.float32)
-    noise = np.random.default_rng(1).normal(size=(4, whole.latent_dim)).astype(np.float32)
     session = runtime.InferenceSession(content)
-    found = session.run(["elbo", "log_likelihood", "kl"], {"images": pixels, "noise": noise})
-    for values, expected in zip(found, whole.terms(pixels, noise), strict=True):
+    found = session.run(["elbo", "log_likelihood", "kl"], inputs)
+    for values, expected in zip(found, whole.terms(*inputs.values()), strict=True):
         np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -129,6 +138,7 @@ def litert_interpreter():
     return tf.lite.Interpreter
 
 
+@of_each("dense", "recurrent")
 def test_litert_parts_answer_as_the_model(whole, tmp_path):
     paths = export.export_parts(whole, tmp_path, "litert")
     assert [path.name for path in paths] == ["encoder.tflite", "decoder.tflite"]

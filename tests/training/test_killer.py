@@ -19,13 +19,13 @@ from vae_keras.utils import files
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(
     ("kills", "flags"),
     [
-        (1, []),
-        pytest.param(20, [], marks=pytest.mark.slow),
-        pytest.param(20, ["--on-disk"], marks=pytest.mark.slow),
+        (20, []),
+        (20, ["--on-disk"]),
     ],
 )
 def test_every_killed_run_ends_like_a_run_without_kills(kills, flags):

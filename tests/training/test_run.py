@@ -91,12 +91,12 @@ def test_the_saved_weights_are_the_trained_ones_without_an_optimizer(finished, s
 
 
 def test_a_second_run_is_bit_identical_and_does_not_depend_on_the_test_set(
-    finished, tmp_path, monkeypatch, small_mnist
+    finished, tmp_path, monkeypatch, fast_training
 ):
     noise = np.random.default_rng(0).integers(0, 256, (40, 7, 7, 1), dtype=np.uint8)
-    patch_training(monkeypatch, small_mnist._replace(x_test=noise, y_test=np.arange(40) % 3))
+    patch_training(monkeypatch, fast_training._replace(x_test=noise, y_test=np.arange(40) % 3))
     run.train(config(tmp_path / "again"))
-    killer.require_same(tmp_path / "again", finished)
+    same_training(tmp_path / "again", finished)
     page = (tmp_path / "again" / "report.html").read_text()
     assert "validation images" in page
     assert "test images" not in page
@@ -187,7 +187,10 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, 
     same_training(folder, finished)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_a_signal_saves_the_state_and_says_how_to_go_on(
     tmp_path, number, code, capsys, monkeypatch, small_training
 ):
@@ -314,6 +317,7 @@ def test_the_data_are_described_before_training(tmp_path, capsys, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_grey_images_get_a_density_and_without_labels_no_map(tmp_path, capsys, small_training):
     x = np.random.default_rng(0).integers(0, 256, (60, 4, 3), dtype=np.uint8)
     path, folder = tmp_path / "mine.npz", tmp_path / "run"

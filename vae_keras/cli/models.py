@@ -16,6 +16,7 @@ from vae_keras.model import VAE
 from vae_keras.training import run_folder
 from vae_keras.training.plan import load_data
 from vae_keras.utils import checks, keras_file
+from vae_keras.utils.rows import Array, Rows
 from vae_keras.zoo import presets
 
 
@@ -102,7 +103,8 @@ def load_held_out(arguments: argparse.Namespace, model: VAE) -> Held:
     Args:
         arguments: the parsed arguments. `--data` names the data. Its default is the data that the
             model was trained on.
-        model: the model. Own images are scaled to its image size.
+        model: the model. Own images are scaled to its image size, and grey ones become colour
+            images for a model of colours.
 
     Returns:
         The test images of the data. Without a given division these are all images that the model
@@ -124,13 +126,14 @@ def load_held_out(arguments: argparse.Namespace, model: VAE) -> Held:
         dataset = load_data(name)
         x, y = dataset.images.x_test, dataset.images.y_test
         return Held(x, y, "test", dataset.invert, dataset.names()[1])
-    height, width, _ = model.image_shape
+    height, width, channels = model.image_shape
     known = _settings(arguments).get("own_data")
     known = known if isinstance(known, dict) else {}
     group_by = known.get("group_by")
     dataset = load_data(name, f"{height}x{width}", arguments.skip_damaged, group_by)
     print("\n".join(datasets.describe(dataset)))
-    return _held_out(arguments, dataset, known.get("sha256") == dataset.identity["sha256"])
+    held = _held_out(arguments, dataset, known.get("sha256") == dataset.identity["sha256"])
+    return held._replace(x=_as_taken(held.x, channels))
 
 
 def _held_out(arguments: argparse.Namespace, dataset: datasets.DataSet, is_same: bool) -> Held:
@@ -191,9 +194,18 @@ def list_images(data: str, model: VAE, skip_damaged: bool) -> own_images.Listed:
     height, width, channels = model.image_shape
     listed = own_images.list_images(data, f"{height}x{width}", skip_damaged=skip_damaged)
     print(*listed.notes, sep="\n", end="\n" if listed.notes else "")
-    if channels == 3 and listed.pixels.shape[-1] == 1:
-        return listed._replace(pixels=np.repeat(np.asarray(listed.pixels), 3, axis=-1))
-    return listed
+    return listed._replace(pixels=_as_taken(listed.pixels, channels))
+
+
+def _as_taken(x: Array, channels: int) -> Array:
+    """Returns images with the channels of a model: grey ones become colour images when read."""
+    if (channels, x.shape[-1]) != (3, 1):
+        return x
+
+    def in_colours(index: np.ndarray) -> np.ndarray:
+        return np.repeat(x[index], 3, axis=-1)
+
+    return Rows(in_colours, np.arange(len(x)), (*x.shape[1:-1], 3), x.dtype)
 
 
 def validation_images(arguments: argparse.Namespace) -> Any:
