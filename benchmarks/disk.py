@@ -241,7 +241,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         found = measure(Path(folder))
     PATH.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    render.write_readmes()
+    render.write_pages()
     print(text())
     return 0
 

@@ -155,7 +155,7 @@ def main() -> int:
     from benchmarks import render
 
     PATH.write_text(json.dumps(measure(), indent=2) + "\n", encoding="utf-8")
-    render.write_readmes()
+    render.write_pages()
     print(text())
     return 0
 

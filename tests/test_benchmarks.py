@@ -1,5 +1,8 @@
 """The benchmarks' results and what shows them."""
 
+import ast
+import importlib
+import inspect
 import json
 import os
 import re
@@ -273,3 +276,27 @@ def test_the_explorers_measurements_are_rendered_with_the_machine(tmp_path):
     text = explorer.text(tmp_path / "e.json")
     assert "| p | 7.8 MB | 2.5 s | 1.3 ms | 3.0 ms | 1.0 ms |" in text
     assert "takes 4.9 MB of a file, compressed. One thread of a processor" in text
+
+
+@pytest.mark.parametrize(
+    "path", sorted(results.FOLDER.parent.glob("*.py")), ids=lambda path: path.stem
+)
+def test_a_benchmark_calls_what_exists(path):
+    """A benchmark runs for minutes before it comes to its last lines."""
+    modules, tree = {}, ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("bench", "vae")):
+            for alias in node.names:
+                found = getattr(importlib.import_module(node.module), alias.name, None)
+                found = found or importlib.import_module(f"{node.module}.{alias.name}")
+                if inspect.ismodule(found):
+                    modules[alias.asname or alias.name] = found
+    missing = [
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in modules
+        and not hasattr(modules[node.value.id], node.attr)
+    ]
+    assert missing == []

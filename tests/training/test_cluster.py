@@ -379,6 +379,30 @@ def test_one_process_and_two_go_on_from_each_others_checkpoints(alone, tmp_path)
 
 
 @pytest.mark.slow
+def test_workers_share_a_cache_on_the_disk(tmp_path, digits, monkeypatch):
+    """One of them makes it, and they train bit for bit as from memory."""
+    path, cache = tmp_path / "digits.npy", tmp_path / "cache"
+    np.save(path, np.concatenate([digits + np.uint8(i) for i in range(8)]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    flags = ("--data", str(path), "--epochs", "2", "--strategy", "multi_worker")
+    weights, said = {}, {}
+    for place in ("memory", "disk"):
+        with monkeypatch.context() as patch:
+            if place == "disk":
+                patch.setenv("ON_DISK", "1")
+            codes, outputs, errors = Workers(tmp_path / place, *flags).end()
+        assert codes == [0, 0], errors
+        digests = [re.findall(r"^weights (\w+)$", out, re.MULTILINE) for out in outputs]
+        assert digests[0] == digests[1]
+        weights[place], said[place] = digests[0], "".join(outputs)
+    assert len(weights["disk"]) == 1
+    assert weights["disk"] == weights["memory"]
+    assert said["disk"].count("Decoding 480 images into ") == 1
+    assert "Decoding" not in said["memory"]
+    assert len(list((cache / "vae_keras" / "images").iterdir())) == 1
+
+
+@pytest.mark.slow
 def test_what_the_chief_refuses_ends_every_worker(together):
     workers = Workers(together[0][0], *SPREAD, "--seed", "1")
     codes, _, errors = workers.end()

@@ -149,7 +149,8 @@ def training_bytes(recipe: presets.Recipe, image_shape: tuple[int, ...]) -> int:
         for channels in widths:
             height, width = -(-height // 2), -(-width // 2)
             blocks = part.arguments.get("blocks_per_stage", 1)
-            activations += (2 + 4 * blocks) * height * width * channels
+            # Measured: 52 MB for an image of 256 x 256 x 3 in the networks of conv_mnist.
+            activations += (3 + 5 * blocks) * height * width * channels
         if widths:
             weights += height * width * widths[-1] * 2 * latent_dim
         else:
