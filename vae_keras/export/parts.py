@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,9 @@ def _write_onnx(part: _Part, path: str) -> None:
     """Writes a part as ONNX, and refuses the file if ONNX lacks one of its operations."""
     import onnx
 
-    with _silent("tf2onnx.tfonnx"):  # it logs operations that are replaced or refused below
+    # tf2onnx logs operations that are replaced or refused below, and Keras warns of its own code.
+    with _silent("tf2onnx.tfonnx"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
         part.export(path, format="onnx", input_signature=part.input_signature, verbose=False)
     content = onnx.load(path)
     if any(node.op_type == "Expm1" for node in content.graph.node):

@@ -136,7 +136,10 @@ function setLatents(values) {
 async function choose(index) {
   chosen = index;
   showImage(index);
-  if (facts.conditional) markLabel(classOf(index));
+  if (facts.conditional && classOf(index) !== label) {
+    markLabel(classOf(index));
+    showDraws();
+  }
   return setLatents((await encode(pixelsOf(index))).loc);
 }
 
@@ -458,13 +461,13 @@ function makeWalk() {
 }
 
 const DRAWS = 12;
-let drawnLatents;
+let priorDraws = new Float32Array(DRAWS * latents);
 async function drawAnew() {
-  drawnLatents = await prior(normal(DRAWS * latents), DRAWS);
+  priorDraws = await prior(normal(DRAWS * latents), DRAWS);
   await showDraws();
 }
 async function showDraws() {
-  const drawn = drawnLatents, decoded = await decode(drawn, DRAWS);
+  const drawn = priorDraws, decoded = await decode(drawn, DRAWS);
   const buttons = Array.from({ length: DRAWS }, (_, i) => {
     const button = document.createElement("button"), canvas = document.createElement("canvas");
     paint(canvas, decoded, i * size);
@@ -591,9 +594,9 @@ const ready = start().then(async () => {
   if (other < 0) other = facts.count - 1;
   await takeEnd("start", 0);
   await takeEnd("end", other);
+  await choose(0);
   await drawAnew();
   $("draw").onclick = drawAnew;
-  await choose(0);
   $("right").disabled = false;
   $("status").textContent = "Everything runs in this page.";
 }).catch((error) => {
