@@ -1,12 +1,14 @@
 """Measures the explorer of some presets in a browser, and photographs it for the cards.
 
-    python -m benchmarks.explorer
+    python -m benchmarks.explorer times
+    python -m benchmarks.explorer pictures  # of every preset, or of those that are named
 
 It needs Chromium, Playwright and the engine. The times are those of one thread.
 """
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import io
 import json
@@ -22,7 +24,6 @@ from vae_keras.utils import files
 
 RESULTS = Path(__file__).resolve().parent / "results" / "explorer.json"
 PRESETS = ("planar_mnist", "mlp_mnist", "conv_mnist")
-_PICTURED = ("planar_mnist", "mlp_mnist")
 _TIMES = """async () => {
   const took = async (work) => {
     const times = [];
@@ -40,27 +41,38 @@ _TIMES = """async () => {
 }"""
 
 
-def run(browser: Any, name: str, folder: Path) -> dict[str, Any]:
-    """Writes and opens the explorer of a preset, and returns its size and times."""
+def opened(browser: Any, name: str, folder: Path) -> tuple[Any, Path, float]:
+    """Writes and opens the explorer of a preset: the page, its file, milliseconds to the start."""
     from vae_keras.cli.main import main as command
-    from vae_keras.zoo import presets
 
     path = folder / f"{name}.html"
     if command(["explore", "--preset", name, "--to", str(path)]):
         raise SystemExit(1)
     page = browser.new_page(viewport={"width": 1180, "height": 760})
     page.goto(path.as_uri())
-    start = page.evaluate("explorer.ready.then(() => performance.now())")
+    return page, path, page.evaluate("explorer.ready.then(() => performance.now())")
+
+
+def measure(browser: Any, name: str, folder: Path) -> dict[str, Any]:
+    """Returns the size and the times of the explorer of a preset."""
+    page, path, start = opened(browser, name, folder)
     times = page.evaluate(_TIMES)
-    if name in _PICTURED:
-        page.evaluate("explorer.choose(7)")
-        page.wait_for_timeout(300)
-        picture = Image.open(io.BytesIO(page.screenshot()))
-        # A palette takes a third of the bytes.
-        few = picture.convert("RGB").quantize(160, Image.Quantize.MAXCOVERAGE)
-        few.save(presets.folder() / name / "figures" / "explorer.png", optimize=True)
     page.close()
     return {"preset": name, "bytes": path.stat().st_size, "start": start, **times}
+
+
+def photograph(browser: Any, name: str, folder: Path) -> None:
+    """Writes a picture of the explorer of a preset for its card."""
+    from vae_keras.zoo import presets
+
+    page, _, _ = opened(browser, name, folder)
+    page.evaluate("explorer.choose(7)")
+    page.wait_for_timeout(1000)
+    picture = Image.open(io.BytesIO(page.screenshot()))
+    page.close()
+    # A palette takes a third of the bytes.
+    few = picture.convert("RGB").quantize(160, Image.Quantize.MAXCOVERAGE)
+    few.save(presets.folder() / name / "figures" / "explorer.png", optimize=True)
 
 
 def text(path: Path = RESULTS) -> str:
@@ -93,13 +105,24 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     from vae_keras.report import engine
+    from vae_keras.zoo import cards, presets
 
+    parser = argparse.ArgumentParser(description="Measures or photographs explorers.")
+    parser.add_argument("what", choices=("times", "pictures"))
+    parser.add_argument("presets", nargs="*", help="presets to photograph (default: all)")
+    asked = parser.parse_args()
     machine = results.machine()
     script, wasm = engine.find()
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         path = shutil.which("chromium") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        rows = [run(browser, name, Path(folder)) for name in PRESETS]
+        if asked.what == "pictures":
+            for name in asked.presets or presets.trained():
+                photograph(browser, name, Path(folder))
+            for page, card in cards.render().items():
+                files.write_text(page, card)
+            return
+        rows = [measure(browser, name, Path(folder)) for name in PRESETS]
         content = {
             "engine": f"{engine.PACKAGE} {engine.VERSION}",
             "engine_bytes": sum(len(gzip.compress(part, 6)) for part in (script, wasm)) * 4 // 3,
