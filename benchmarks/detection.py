@@ -1,6 +1,6 @@
 """Measures every anomaly score on pairs of sets, beside baselines of scikit-learn.
 
-    python -m benchmarks.detection fashion_mnist mnist digits textile  # measures, and renders
+    python -m benchmarks.detection fashion_mnist mnist digits textile served
     python -m benchmarks --render  # writes the table in the guide
 
 A piece that was measured is not measured again; `--again` measures it anew. The default score was
@@ -22,7 +22,9 @@ from benchmarks import results
 from vae_keras.utils import files
 
 RESULTS = Path(__file__).resolve().parent / "results" / "detection.json"
-PIECES = ("fashion_mnist", "mnist", "digits", "textile")
+SERVED = RESULTS.with_name("detection_served.json")
+PIECES = ("fashion_mnist", "mnist", "digits", "textile", "served")
+_ROUNDS, _CALLS = 21, 60
 _RESAMPLES, _SEED = 200, 0
 _COMPONENTS, _TREES, _MOST_FITTED = 50, 200, 10_000  # of the baselines
 _PATCH = 25  # side of a textile patch, in pixels
@@ -242,8 +244,48 @@ def measure(pair: Pair) -> dict[str, Any]:
     return {"images": counts, "weights_sha256": weights, "seed": _SEED, "scores": measured}
 
 
+def served() -> dict[str, Any]:
+    """Times requests of one image for `detect` and `score`, in a session as the server has one."""
+    import tempfile
+
+    import tensorflow as tf
+
+    from vae_keras import VAE, datasets, export
+    from vae_keras.detection import Detector
+
+    mnist, vae = datasets.load_mnist(), VAE.from_preset("mlp_mnist")
+    detector = Detector.calibrate(vae, mnist.x_train[-2000:])
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    with tempfile.TemporaryDirectory() as folder:
+        version = export.export_saved_model(vae, folder, score_samples=1, detector=detector)
+        with session.graph.as_default():
+            meta_graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(version))
+    inputs = {"images": mnist.x_test[:1] / np.float32(255), "seeds": np.array([[7, 0]], np.int32)}
+
+    def request(name: str) -> Callable[[], Any]:
+        signature = meta_graph.signature_def[name]
+        feeds = [signature.inputs[key].name for key in inputs]
+        answer = [signature.outputs[key].name for key in signature.outputs]
+        call = session.make_callable(answer, feed_list=feeds)
+        return lambda: call(*inputs.values())
+
+    requests = {name: request(name) for name in ("score", "detect")}
+    seconds: dict[str, list[float]] = {name: [] for name in requests}
+    for _ in range(_ROUNDS + 1):  # the first round warms up
+        for name, call in requests.items():
+            started = time.perf_counter()
+            for _ in range(_CALLS):
+                call()
+            seconds[name].append((time.perf_counter() - started) / _CALLS)
+    return {name: each[1:] for name, each in seconds.items()}
+
+
 def run(piece: str, runs: Path, textile: Path | None, again: bool) -> None:
     """Measures the pairs of a piece that are not measured yet, and writes each when it is done."""
+    if piece == "served":
+        about = results.about(("tensorflow", "keras", "numpy"))
+        files.write_json(SERVED, served() | about)
+        return
     found = read()
     if piece == "textile":
         if textile is None:
@@ -296,6 +338,18 @@ def table() -> str:
         f"{machine['cpu']}; `benchmarks/results/detection.json` has the numbers of images, the "
         "validation figures and the seconds.",
     ]
+    if SERVED.exists():
+        held = json.loads(SERVED.read_text("utf-8"))
+        ratios = [d / s for d, s in zip(held["detect"], held["score"], strict=True)]
+        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+        lines += [
+            "",
+            "A request of one image for `detect` takes "
+            f"{1000 * np.median(held['detect']):.1f} ms in a session as the server has one, "
+            f"{middle:.2f} ({low:.2f} to {high:.2f}) of the time of one for `score` with a single "
+            f"importance sample: median (quartiles) of {len(ratios)} interleaved rounds, "
+            f"{held['machine']['cores']} cores of {held['machine']['cpu']}.",
+        ]
     return "\n".join(lines)
 
 

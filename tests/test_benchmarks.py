@@ -119,13 +119,20 @@ def test_an_area_under_the_curve_by_hand():
 
 
 def test_the_default_score_has_the_best_validation_figures():
-    """The default is chosen by them, not by the test figures."""
-    pairs = detection.read().values()
-    means = {
-        name: np.mean([pair["scores"][name]["validation_auroc"] for pair in pairs])
-        for name in anomaly_scores.SCORES
-    }
-    assert max(means, key=means.get) == anomaly_scores.SCORES[0]
+    """The default is chosen by the rows of the table, where the ten digits are one row."""
+    rows: dict[str, list[dict]] = {}
+    for name, pair in detection.read().items():
+        rows.setdefault(name.partition(" / ")[0] if "digits" in name else name, []).append(pair)
+    assert sorted(map(len, rows.values())) == [1, 1, 1, 1, 10]
+
+    def mean(score: str) -> float:
+        of_rows = (
+            np.mean([pair["scores"][score]["validation_auroc"] for pair in pairs])
+            for pairs in rows.values()
+        )
+        return float(np.mean(list(of_rows)))
+
+    assert max(anomaly_scores.SCORES, key=mean) == anomaly_scores.SCORES[0]
 
 
 def test_a_finding_is_what_its_commit_says():

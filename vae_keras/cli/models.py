@@ -103,8 +103,7 @@ def load_held_out(arguments: argparse.Namespace, model: VAE) -> Held:
     Args:
         arguments: the parsed arguments. `--data` names the data. Its default is the data that the
             model was trained on.
-        model: the model. Own images are scaled to its image size, and grey ones become colour
-            images for a model of colours.
+        model: the model. Own images are scaled to its image size.
 
     Returns:
         The test images of the data. Without a given division these are all images that the model
@@ -126,14 +125,13 @@ def load_held_out(arguments: argparse.Namespace, model: VAE) -> Held:
         dataset = load_data(name)
         x, y = dataset.images.x_test, dataset.images.y_test
         return Held(x, y, "test", dataset.invert, dataset.names()[1])
-    height, width, channels = model.image_shape
+    height, width, _ = model.image_shape
     known = _settings(arguments).get("own_data")
     known = known if isinstance(known, dict) else {}
     group_by = known.get("group_by")
     dataset = load_data(name, f"{height}x{width}", arguments.skip_damaged, group_by)
     print("\n".join(datasets.describe(dataset)))
-    held = _held_out(arguments, dataset, known.get("sha256") == dataset.identity["sha256"])
-    return held._replace(x=_as_taken(held.x, channels))
+    return _held_out(arguments, dataset, known.get("sha256") == dataset.identity["sha256"])
 
 
 def _held_out(arguments: argparse.Namespace, dataset: datasets.DataSet, is_same: bool) -> Held:
