@@ -14,7 +14,7 @@ def root(tmp_path):
     for index, name in enumerate(photographs.NAMES):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         # Colours of JPEG are off by one or two.
-        Image.new("RGB", (512, 128), (10 * index, 100, 50)).save(tmp_path / name, quality=95)
+        Image.new("RGB", (512, 128), (7 * index, 100, 50)).save(tmp_path / name, quality=95)
     return tmp_path
 
 
@@ -23,11 +23,10 @@ def test_no_photograph_has_patches_in_two_splits(root):
     assert x.dtype == x_test.dtype == np.uint8
     assert x.shape[1:] == x_test.shape[1:] == (32, 32, 3)
     splits = (x[:-num_validation], x[-num_validation:], x_test)
-    shown = [{round(patch[0, 0, 0] / 10) for patch in split} for split in splits]
-    assert sorted(len(each) for each in shown) == [4, 5, 14]
-    assert set.union(*shown) == set(range(23))
-    assert len(x_test) == 4 * 8 * 2
-    assert num_validation == 5 * 8 * 2
+    shown = [{round(patch[0, 0, 0] / 7) for patch in split} for split in splits]
+    assert sorted(len(each) for each in shown) == [7, 7, 22]
+    assert set.union(*shown) == set(range(36))
+    assert len(x_test) == num_validation == 7 * 8 * 2
 
 
 def test_the_patches_of_a_photograph_are_its_pixels():

@@ -128,8 +128,8 @@ KNOWN = {
         hosts=(),
         downloads={},
         sha256={
-            "x_train": "b27825dd3533e6eb47f535212b590b552d154e228664bb3a3e9719af52411b5e",
-            "x_test": "9e503336433ef043d40d733b3bcd7f156c82fc78392067903d7460cdd6ce9c15",
+            "x_train": "595207ee7288b3d72ae63175bd277eccebc07f6a3d49e54001e0e323d321e137",
+            "x_test": "90e71be31d6bacaecc93f11342e07b725651127b6f35787af17356310c61547d",
         },
         invert=False,
     ),

@@ -11,14 +11,22 @@ SIDE = 32
 """Height and width of a patch."""
 
 WIDTH = 256
-"""Width to which a photograph is reduced before it is cut."""
+"""Width to which a photograph is reduced before it is cut into patches to measure."""
 
-PACKAGES = ("mate-backgrounds", "plasma-workspace-wallpapers")
+PACKAGES = (
+    "mate-backgrounds",
+    "plasma-workspace-wallpapers",
+    "lomiri-wallpapers-16.04",
+    "lomiri-wallpapers-20.04",
+)
 """The Debian packages that hold the photographs."""
 
-_DENSE = 4  # pixels from a patch for training to the next one; other patches do not overlap
+# Patches for training are cut at two widths, with so many pixels from one patch to the next. The
+# others are cut at `WIDTH` and do not overlap.
+_FOR_TRAINING = ((WIDTH, 6), (384, 8))
 _MATE = "share/backgrounds/mate/nature/{}.jpg"
 _PLASMA = "share/wallpapers/{}/contents/images/2560x1600.jpg"
+_LOMIRI = "share/backgrounds/{}.jpg"
 
 # By package and alphabet. Of every five photographs the last is for testing, and the second for
 # validation: the choice does not look at what they show.
@@ -49,7 +57,26 @@ _PLASMA_NAMES = (
     "Path",
     "summer_1am",
 )
-NAMES = (*map(_MATE.format, _MATE_NAMES), *map(_PLASMA.format, _PLASMA_NAMES))
+_LOMIRI_NAMES = (
+    "Bridge_by_Sander_Klootwijk",
+    "Dragonfly_by_Bolly",
+    "Picture_0B_by_freespace",
+    "Picture_1A_by_freespace",
+    "Wine_by_Jakkub_Mede",
+    "aitzgorri_by_Aitzol_Berasategi",
+    "friends_by_Aitzol_Berasategi",
+    "greentock_by_Peter_Nerlich",
+    "life_by_Aitzol_Berasategi",
+    "picosdeeuropa_by_Aitzol_Berasategi",
+    "seeding_by_Clements_Engelhardt",
+    "sunset_by_Aitzol_Berasategi",
+    "Kleiber_by_Lukas_Baubkus",
+)
+NAMES = (
+    *map(_MATE.format, _MATE_NAMES),
+    *map(_PLASMA.format, _PLASMA_NAMES),
+    *map(_LOMIRI.format, _LOMIRI_NAMES),
+)
 """Paths of the photographs below `/usr`. Drawings and renderings among the wallpapers are left
 out."""
 
@@ -57,8 +84,8 @@ out."""
 def read(root: Path = Path("/usr")) -> tuple[np.ndarray, np.ndarray, int]:
     """Reads the photographs and cuts them into patches.
 
-    No photograph has patches in two splits. The patches for training overlap, and every second one
-    is mirrored. The others do not overlap.
+    No photograph has patches in two splits. The patches for training overlap, come from two widths
+    of a photograph, and every second one is mirrored.
 
     Args:
         root: folder in which the packages are installed. Default "/usr".
@@ -74,13 +101,12 @@ def read(root: Path = Path("/usr")) -> tuple[np.ndarray, np.ndarray, int]:
     validation: list[np.ndarray] = []
     testing: list[np.ndarray] = []
     for index, name in enumerate(NAMES):
-        photograph = _reduced(root / name)
-        if index % 5 == 4:
-            testing += patches(photograph, SIDE)
-        elif index % 5 == 1:
-            validation += patches(photograph, SIDE)
-        else:
-            dense = patches(photograph, _DENSE)
+        if index % 5 in (1, 4):
+            others = validation if index % 5 == 1 else testing
+            others += patches(_reduced(root / name, WIDTH), SIDE)
+            continue
+        for width, step in _FOR_TRAINING:
+            dense = patches(_reduced(root / name, width), step)
             training += [patch[:, ::-1] if i % 2 else patch for i, patch in enumerate(dense)]
     return np.stack(training + validation), np.stack(testing), len(validation)
 
@@ -107,8 +133,8 @@ def patches(photograph: np.ndarray, step: int) -> list[np.ndarray]:
     ]
 
 
-def _reduced(path: Path) -> np.ndarray:
+def _reduced(path: Path, width: int) -> np.ndarray:
     with Image.open(path) as image:
-        height = round(image.height * WIDTH / image.width)
+        height = round(image.height * width / image.width)
         colours = image.convert("RGB")
-        return np.asarray(colours.resize((WIDTH, height), Image.Resampling.LANCZOS))
+        return np.asarray(colours.resize((width, height), Image.Resampling.LANCZOS))
