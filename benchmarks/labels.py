@@ -1,8 +1,8 @@
 """What labels bring: log p(x | y), images of the class that was asked for, and classification.
 
-`python -m benchmarks.labels WHAT` measures one figure on the test images of MNIST and adds it to
-`results/labels.json`. `--validation` measures the last 10,000 training images instead and writes
-nothing: choices are made there. WHAT is one of:
+`python -m benchmarks.labels WHAT` measures one figure on the test images of MNIST, adds it to the
+`labels.json` beside the preset's weights, and renders the card. `--validation` measures the last
+10,000 training images instead and writes nothing: choices are made there. WHAT is one of:
 
 | figure | what is measured |
 |---|---|
@@ -27,13 +27,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks import results
 from vae_keras import VAE, MLPClassifier, MLPDecoder, MLPEncoder, data, datasets, evaluation
 from vae_keras.optimizers import cosine
 from vae_keras.report.provenance import provenance
 from vae_keras.utils import files, keras_file
+from vae_keras.zoo import cards, presets
 
-PATH = results.FOLDER / "labels.json"
+PRESET = "conditional_mnist"
 CLASSES, HELD_OUT = 10, 10_000
 
 # The model of `few`. These values were not tuned; `--validation` is there to compare others.
@@ -66,7 +66,7 @@ def likelihood(model: str, plain: str, samples: int, validation: bool) -> dict[s
         name: {"nats": estimate.mean, "standard_error": estimate.standard_error}
         for name, estimate in estimates.items()
     }
-    return shown | {"samples": samples, "models": [model, plain]}
+    return shown | {"samples": samples, "images": len(held), "models": [model, plain]}
 
 
 def drawn(model: str, count: int, epochs: int, validation: bool) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def main() -> None:
     """Measures the figure that the command names."""
     parser = argparse.ArgumentParser(description="Measures what labels bring.")
     parser.add_argument("what", choices=("likelihood", "drawn", "classify", "few"))
-    parser.add_argument("--model", default="conditional_mnist", help="a preset or a .keras file")
+    parser.add_argument("--model", default=PRESET, help="a preset or a .keras file")
     parser.add_argument("--plain", default="mlp_mnist_converged", help="the model without labels")
     parser.add_argument("--samples", type=int, help="importance samples (5000 or 100)")
     parser.add_argument("--count", type=int, default=10_000, help="images to draw")
@@ -187,9 +187,13 @@ def main() -> None:
     found = measures[asked.what]() | {"seconds": time.perf_counter() - started}
     print(json.dumps(found, indent=2))
     if not held:
-        before = json.loads(PATH.read_text(encoding="utf-8")) if PATH.exists() else {}
+        path = presets.folder() / PRESET / "labels.json"
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         made = provenance(datasets.fingerprint(datasets.load_mnist().x_test))
-        files.write_json(PATH, before | {asked.what: found | {"provenance": made}})
+        weights = {"weights_sha256": files.sha256(presets.weights(PRESET))}
+        files.write_json(path, before | weights | {asked.what: found | {"provenance": made}})
+        for page, text in cards.render().items():
+            files.write_text(page, text)
 
 
 if __name__ == "__main__":

@@ -88,8 +88,12 @@ def run(name: str) -> None:
     x_train, y_train = images.x_train[:kept], images.y_train[:kept]
     pixels = [x.reshape(len(x), -1).astype(np.float32) / 255 for x in (x_train, images.x_test)]
     pca = PCA(model.latent_dim, random_state=0).fit(pixels[0])
+    test = model.paired(images.x_test, images.y_test)
     features = {
-        "posterior means": (model.encode(x_train).loc, model.encode(images.x_test).loc),
+        "posterior means": (
+            model.encode(model.paired(x_train, y_train)).loc,
+            model.encode(test).loc,
+        ),
         "principal components": (pca.transform(pixels[0]), pca.transform(pixels[1])),
     }
     content = {

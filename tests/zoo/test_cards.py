@@ -79,9 +79,33 @@ def test_a_card_shows_what_the_latents_tell_of_the_labels():
     assert "What the latents tell" not in cards.card(recipe, metrics, None, [])
 
 
+def test_a_card_shows_what_labels_bring():
+    recipe, metrics = presets.load_recipe("mlp_mnist"), presets.load_metrics("mlp_mnist")
+    nats = {"nats": 80.126, "standard_error": 0.2}
+    likelihood = {"given_the_label": nats, "without_labels": nats, "saved": nats}
+    likelihood |= {"samples": 5000, "images": 10000, "models": ["conditional_mnist", "plain"]}
+    rate = {"error": 0.0123, "standard_error": 0.001}
+    found = {
+        "likelihood": likelihood,
+        "drawn": {"share": 0.991, "standard_error": 0.001, "images": 10000}
+        | {"accuracy_of_the_classifier": 0.992},
+        "classify": rate | {"samples": 100},
+        "few": {"bayes": rate, "classifier": rate, "labels": 100, "draws": 10},
+    }
+    text = cards.card(recipe, metrics, None, [], labels=found)
+    assert "| saved by the label | 80.13 ± 0.20 nats per image | mean of the paired" in text
+    assert "| drawn images of the class asked for | 99.10 ± 0.10% | 10,000 images" in text
+    assert "| test error of `classify` | 1.23 ± 0.10% | 100 importance samples" in text
+    assert "| test error with 100 labels, by Bayes' rule | 1.23 ± 0.10% |" in text
+    some = cards.card(recipe, metrics, None, [], labels={"classify": found["classify"]})
+    assert "drawn images" not in some
+    assert "What the labels bring" not in cards.card(recipe, metrics, None, [])
+
+
+@pytest.mark.parametrize("kind", ["probes.json", "labels.json"])
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_probes_are_of_the_weights_beside_them(name):
-    path = presets.folder() / name / "probes.json"
+def test_what_was_measured_is_of_the_weights_beside_it(name, kind):
+    path = presets.folder() / name / kind
     if path.exists():
         held = json.loads(path.read_text(encoding="utf-8"))
         assert held["weights_sha256"] == files.sha256(presets.weights(name))

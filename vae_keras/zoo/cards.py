@@ -44,7 +44,8 @@ def render(folder: Path | None = None) -> dict[Path, str]:
             metrics,
             published.get(name),
             _figures(zoo / name),
-            _probes(zoo / name),
+            _beside(zoo / name, "probes.json"),
+            _beside(zoo / name, "labels.json"),
         )
         for name, metrics in measured.items()
     }
@@ -108,6 +109,7 @@ def card(
     published: Mapping[str, Any] | None,
     figures: list[str],
     probes: Mapping[str, Any] | None = None,
+    labels: Mapping[str, Any] | None = None,
 ) -> str:
     """Renders the model card of a preset.
 
@@ -117,6 +119,7 @@ def card(
         published: a figure of the same class and its source, {"value", "source"}, or None.
         figures: names of the figures in the preset's folder, without the suffix.
         probes: the content of its `probes.json`, or None. Default None.
+        labels: the content of its `labels.json`, or None. Default None.
 
     Returns:
         Markdown.
@@ -148,6 +151,7 @@ def card(
         captions=page.captions("test", reference),
         figures=figures,
         probes=probes,
+        labels=labels,
         made=made,
     )
 
@@ -194,13 +198,13 @@ def _value(entry: Mapping[str, Any]) -> str:
     return str(value) if isinstance(value, int) else f"{value:.2f}"
 
 
-def _probes(folder: Path) -> dict[str, Any] | None:
-    """Returns the accuracies of classifiers on the latents, if they were measured."""
-    path = folder / "probes.json"
+def _beside(folder: Path, name: str) -> dict[str, Any] | None:
+    """Returns the content of a JSON file beside the weights, or None if it was not measured."""
+    path = folder / name
     if not path.exists():
         return None
-    probes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return probes
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def _number(entry: Mapping[str, Any]) -> str:
@@ -254,6 +258,8 @@ _TEMPLATES.filters |= {
     "made_with": _made_with,
     "number": _number,
     "part": _part,
+    "nats": lambda found: f"{found['nats']:.2f} ± {found['standard_error']:.2f} nats per image",
+    "percent": lambda share: f"{100 * share:.2f}",
     "value": _value,
     "thousands": lambda number: f"{number:,}",
 }
