@@ -18,9 +18,12 @@ import tensorflow as tf
 
 from tests.conformance import configurations as table
 from tests.conformance import reference
+from vae_keras import VAE, MLPClassifier, MLPDecoder, MLPEncoder
 
 X, W = table.discs(45), table.some_weights(45)
 HELD = table.discs(21, seed=2)
+Y, HELD_Y = np.arange(45) % 3, np.arange(21) % 3
+MISSING = np.where(np.arange(45) % 2, Y, -1)
 ONE_BATCH_OF_0 = np.where((np.arange(45) // 8) == 1, 0.0, 1.0).astype(np.float32)
 
 
@@ -36,8 +39,29 @@ def _synchronized():
 
 table.NETWORKS["synchronized"] = table.Network(_synchronized)
 
+
+def build(network):
+    """A model of the table, or one of three classes, with or without a classifier."""
+    if network not in ("classes", "classes that miss"):
+        return table.build(network)
+    size = {"hidden": (16,), "seed": 5}
+    return VAE(
+        MLPEncoder(3, **size),
+        MLPDecoder(table.IMAGE, **size),
+        seed=3,
+        num_classes=3,
+        classifier=MLPClassifier(3, (8,)) if "miss" in network else None,
+    )
+
+
 # name: network, optimizer, arguments of fit
 CASES = {
+    "labels": (
+        "classes",
+        "sgd",
+        lambda: {"x": X, "y": Y, "batch_size": 8, "validation_data": (HELD, HELD_Y)},
+    ),
+    "missing-labels": ("classes that miss", "sgd", lambda: {"x": dataset(X, MISSING)}),
     "arrays": ("mlp", "sgd", lambda: {"x": X, "batch_size": 8, "validation_data": HELD}),
     "weighted": (
         "mlp",
@@ -171,14 +195,15 @@ def main(path, names):
             key = f"{name} {replicas}"
             try:
                 with scope:
-                    vae = table.build(network)
+                    vae = build(network)
                     vae.compile(table.OPTIMIZERS[optimizer](), jit_compile=False)
+                measured = vae.paired(HELD, HELD_Y)
                 start = np.concatenate([w.ravel() for w in vae.get_weights()])
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     history = vae.fit(**arguments(), epochs=2, callbacks=[recorder], verbose=0)
-                found[f"{key} evaluate"] = vae.evaluate(HELD, batch_size=8, verbose=0)
-                found[f"{key} predict"] = vae.predict(HELD, verbose=0)
+                found[f"{key} evaluate"] = vae.evaluate(measured, batch_size=8, verbose=0)
+                found[f"{key} predict"] = vae.predict(measured, verbose=0)
                 found[f"{key} start"] = start
                 found[f"{key} weights"] = np.concatenate([w.ravel() for w in vae.get_weights()])
                 found[f"{key} steps"] = keras.ops.convert_to_numpy(vae.optimizer.iterations)
