@@ -75,7 +75,11 @@ def test_the_converged_presets_figure_is_at_most_the_published_one():
 def test_published_weights_are_the_recipes(name):
     model, recipe = VAE.from_preset(name), presets.load_recipe(name)
     recipe = dataclasses.replace(recipe, precision="float32")  # of every saved model
-    fresh = build_model(recipe, model.image_shape, 60000)
+    classes = None
+    if model.classes is not None:
+        classes = {"num_classes": model.num_classes, "class_names": model.class_names}
+    fresh = build_model(recipe, model.image_shape, 60000, classes)
+    assert (model.num_classes is None) == (recipe.condition == "none")
     assert model.count_params() == fresh.count_params()
     for part in ("encoder", "decoder"):
         ours, expected = (vae.get_config()[part]["config"] for vae in (model, fresh))

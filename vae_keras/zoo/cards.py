@@ -195,7 +195,11 @@ def _figures(folder: Path) -> list[str]:
 
 def _value(entry: Mapping[str, Any]) -> str:
     value = entry["value"]
-    return str(value) if isinstance(value, int) else f"{value:.2f}"
+    return str(value) if isinstance(value, int) else f"{value:.{_decimals(entry)}f}"
+
+
+def _decimals(entry: Mapping[str, Any]) -> int:
+    return 4 if entry["unit"] == "share of images" else 2
 
 
 def _beside(folder: Path, name: str) -> dict[str, Any] | None:
@@ -209,7 +213,7 @@ def _beside(folder: Path, name: str) -> dict[str, Any] | None:
 
 def _number(entry: Mapping[str, Any]) -> str:
     error = entry.get("standard_error")
-    return _value(entry) if error is None else f"{_value(entry)} ± {error:.2f}"
+    return _value(entry) if error is None else f"{_value(entry)} ± {error:.{_decimals(entry)}f}"
 
 
 def _how(entry: Mapping[str, Any]) -> str:
