@@ -254,7 +254,7 @@ class Workers:
             time.sleep(0.002)
         pytest.fail("no checkpoint in the middle of an epoch")
 
-    def end(self, seconds=120):
+    def end(self, seconds=300):
         """Waits for both: their exit codes, outputs and errors."""
         ended = [process.communicate(timeout=seconds) for process in self.processes]
         codes = [process.returncode for process in self.processes]
@@ -280,7 +280,7 @@ def alone(tmp_path_factory):
     """The same run by one process: its folder."""
     folder = tmp_path_factory.mktemp("alone") / "run"
     command = [sys.executable, "-m", "tests.training.worker_process", str(folder), *EPOCHS]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120, capture_output=True)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=300, capture_output=True)
     return folder
 
 
