@@ -3,8 +3,8 @@
     python -m benchmarks.detection fashion_mnist mnist digits textile served
     python -m benchmarks --render  # writes the table in the guide
 
-A piece that was measured is not measured again; `--again` measures it anew. The default score was
-chosen by the validation figures. The table shows the test figures.
+A pair that was measured is not measured again; `--again` measures it anew. `served` times the
+signature. The default score was chosen by the validation figures. The table shows the test figures.
 """
 
 from __future__ import annotations

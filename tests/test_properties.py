@@ -16,7 +16,7 @@ from vae_keras.data import pipelines
 from vae_keras.utils import checks, files
 
 QUICK = settings(max_examples=25, deadline=None, derandomize=True)
-SLOW = settings(max_examples=3, deadline=None, derandomize=True)  # each traces graphs of its own
+SLOW = settings(max_examples=6, deadline=None, derandomize=True)  # each traces graphs of its own
 
 SIZES = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]))
 VAES = small_vae()

@@ -21,8 +21,8 @@ PACKAGES = (
 )
 """The Debian packages that hold the photographs."""
 
-# Patches for training are cut at two widths, with so many pixels from one patch to the next. The
-# others are cut at `WIDTH` and do not overlap.
+# For the patches for training: the width of the photograph, and the pixels from one patch to the
+# next. The other patches are cut at `WIDTH` and do not overlap.
 _FOR_TRAINING = ((WIDTH, 6), (384, 8))
 _MATE = "share/backgrounds/mate/nature/{}.jpg"
 _PLASMA = "share/wallpapers/{}/contents/images/2560x1600.jpg"
@@ -101,12 +101,14 @@ def read(root: Path = Path("/usr")) -> tuple[np.ndarray, np.ndarray, int]:
     validation: list[np.ndarray] = []
     testing: list[np.ndarray] = []
     for index, name in enumerate(NAMES):
+        with Image.open(root / name) as image:
+            photograph = image.convert("RGB")
         if index % 5 in (1, 4):
             others = validation if index % 5 == 1 else testing
-            others += patches(_reduced(root / name, WIDTH), SIDE)
+            others += patches(_reduced(photograph, WIDTH), SIDE)
             continue
         for width, step in _FOR_TRAINING:
-            dense = patches(_reduced(root / name, width), step)
+            dense = patches(_reduced(photograph, width), step)
             training += [patch[:, ::-1] if i % 2 else patch for i, patch in enumerate(dense)]
     return np.stack(training + validation), np.stack(testing), len(validation)
 
@@ -133,8 +135,6 @@ def patches(photograph: np.ndarray, step: int) -> list[np.ndarray]:
     ]
 
 
-def _reduced(path: Path, width: int) -> np.ndarray:
-    with Image.open(path) as image:
-        height = round(image.height * width / image.width)
-        colours = image.convert("RGB")
-        return np.asarray(colours.resize((width, height), Image.Resampling.LANCZOS))
+def _reduced(photograph: Image.Image, width: int) -> np.ndarray:
+    height = round(photograph.height * width / photograph.width)
+    return np.asarray(photograph.resize((width, height), Image.Resampling.LANCZOS))
