@@ -72,7 +72,7 @@ def test_a_card_shows_what_the_latents_tell_of_the_labels():
     probe |= {"accuracy": 0.91234, "interval": [0.9, 0.92]}
     found = {"neighbours": 10, "train_images": 50000, "probes": [probe]}
     recipe, metrics = presets.load_recipe("mlp_mnist"), presets.load_metrics("mlp_mnist")
-    text = cards.card(recipe, metrics, None, [], found)
+    text = cards.card(recipe, metrics, None, [], {"probes": found})
     row = "| 50 posterior means | linear probe | 91.23% | 90.00 to 92.00% |"
     assert row in text
     assert "fitted to 50,000 training images" in text
@@ -92,20 +92,33 @@ def test_a_card_shows_what_labels_bring():
         "classify": rate | {"samples": 100},
         "few": {"bayes": rate, "classifier": rate, "labels": 100, "draws": 10},
     }
-    text = cards.card(recipe, metrics, None, [], labels=found)
+    text = cards.card(recipe, metrics, None, [], {"labels": found})
     assert "| saved by the label | 80.13 ± 0.20 nats per image | mean of the paired" in text
     assert "| drawn images of the class asked for | 99.10 ± 0.10% | 10,000 images" in text
     assert "| test error of `classify` | 1.23 ± 0.10% | 100 importance samples" in text
     assert "| test error with 100 labels, by Bayes' rule | 1.23 ± 0.10% |" in text
-    some = cards.card(recipe, metrics, None, [], labels={"classify": found["classify"]})
+    some = cards.card(recipe, metrics, None, [], {"labels": {"classify": found["classify"]}})
     assert "drawn images" not in some
     assert "What the labels bring" not in cards.card(recipe, metrics, None, [])
 
 
-@pytest.mark.parametrize("kind", ["probes.json", "labels.json"])
+def test_a_card_shows_what_levels_of_latents_bring():
+    recipe, metrics = presets.load_recipe("mlp_mnist"), presets.load_metrics("mlp_mnist")
+    size = {"parameters": 1994802, "latents": 544}
+    bits = {
+        name: {"bits": value, "standard_error": 0.0123}
+        for name, value in (("elbo", 4.126), ("likelihood", 4.051))
+    }
+    found = {"images": 344, "samples": 100, "levels": size | bits, "flat": size | bits}
+    text = cards.card(recipe, metrics, None, [], {"flat": found | {"saved": bits}})
+    assert "| this preset | 1,994,802 | 544 | 4.126 ± 0.012 | 4.051 ± 0.012 |" in text
+    assert "What the levels of latents bring" not in cards.card(recipe, metrics, None, [])
+
+
+@pytest.mark.parametrize("kind", presets.BESIDE)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_what_was_measured_is_of_the_weights_beside_it(name, kind):
-    path = presets.folder() / name / kind
+    path = presets.folder() / name / f"{kind}.json"
     if path.exists():
         held = json.loads(path.read_text(encoding="utf-8"))
         assert held["weights_sha256"] == files.sha256(presets.weights(name))

@@ -44,8 +44,7 @@ def render(folder: Path | None = None) -> dict[Path, str]:
             metrics,
             published.get(name),
             _figures(zoo / name),
-            _beside(zoo / name, "probes.json"),
-            _beside(zoo / name, "labels.json"),
+            _beside(zoo / name),
         )
         for name, metrics in measured.items()
     }
@@ -108,8 +107,7 @@ def card(
     metrics: Mapping[str, Any],
     published: Mapping[str, Any] | None,
     figures: list[str],
-    probes: Mapping[str, Any] | None = None,
-    labels: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Any] | None = None,
 ) -> str:
     """Renders the model card of a preset.
 
@@ -118,8 +116,8 @@ def card(
         metrics: the content of its `metrics.json`.
         published: a figure of the same class and its source, {"value", "source"}, or None.
         figures: names of the figures in the preset's folder, without the suffix.
-        probes: the content of its `probes.json`, or None. Default None.
-        labels: the content of its `labels.json`, or None. Default None.
+        beside: the content of those files of `presets.BESIDE` that the preset has, by name.
+            Default None.
 
     Returns:
         Markdown.
@@ -150,8 +148,7 @@ def card(
         note=page.REFERENCE_NOTE if reference else "",
         captions=page.captions("test", reference),
         figures=figures,
-        probes=probes,
-        labels=labels,
+        **dict.fromkeys(presets.BESIDE) | dict(beside or {}),
         made=made,
     )
 
@@ -202,13 +199,14 @@ def _decimals(entry: Mapping[str, Any]) -> int:
     return 4 if entry["unit"] == "share of images" else 2
 
 
-def _beside(folder: Path, name: str) -> dict[str, Any] | None:
-    """Returns the content of a JSON file beside the weights, or None if it was not measured."""
-    path = folder / name
-    if not path.exists():
-        return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+def _beside(folder: Path) -> dict[str, Any]:
+    """Returns the content of the JSON files beside the weights, those that were measured."""
+    paths = {kind: folder / f"{kind}.json" for kind in presets.BESIDE}
+    return {
+        kind: json.loads(path.read_text(encoding="utf-8"))
+        for kind, path in paths.items()
+        if path.exists()
+    }
 
 
 def _number(entry: Mapping[str, Any]) -> str:
@@ -263,6 +261,7 @@ _TEMPLATES.filters |= {
     "number": _number,
     "part": _part,
     "nats": lambda found: f"{found['nats']:.2f} ± {found['standard_error']:.2f} nats per image",
+    "bits": lambda found: f"{found['bits']:.3f} ± {found['standard_error']:.3f}",
     "percent": lambda share: f"{100 * share:.2f}",
     "value": _value,
     "thousands": lambda number: f"{number:,}",

@@ -179,6 +179,10 @@ def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return current
 
 
+BESIDE = ("probes", "labels", "flat")
+"""Names of the JSON files beside a preset's weights that hold what was measured of them later."""
+
+
 def folder() -> Path:
     """Returns the folder of the zoo.
 

@@ -68,7 +68,8 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
     }
 
     # They were made from the weights before.
-    stale = [target / name for name in ("figures/explorer.png", "probes.json", "labels.json")]
+    stale = [target / "figures" / "explorer.png"]
+    stale += [target / f"{kind}.json" for kind in presets.BESIDE]
     published = target / "model.keras"
     if published.exists() and files.sha256(published) != weights["weights_sha256"]:
         for path in stale:
