@@ -211,6 +211,7 @@ def test_a_data_set_gives_its_labels_to_a_model_that_reads_them():
     assert [len(part) for part in dataset.training_part()] == [20, 10]
 
 
+@pytest.mark.slow
 def test_training_separates_the_classes_and_saves_them(tmp_path):
     patterns = (RNG.random((K, *SHAPE)) < 0.5).astype(np.float32)
     y = np.arange(90) % K

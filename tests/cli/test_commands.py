@@ -95,6 +95,7 @@ def test_figures_takes_a_keras_file(tmp_path):
     assert names == FIGURES
 
 
+@pytest.mark.slow
 def test_a_run_on_own_images_is_evaluated_and_drawn(
     photos, photos_run, tmp_path, capsys, monkeypatch
 ):
@@ -205,6 +206,7 @@ def test_a_damaged_configuration_is_not_taken_for_none(tmp_path, content, reason
     )
 
 
+@pytest.mark.slow
 def test_export_takes_the_next_version(tmp_path, capsys):
     (tmp_path / "base" / "1").mkdir(parents=True)
     assert main(["export", "--preset", "mlp_mnist", "--to", str(tmp_path / "base")]) == 0

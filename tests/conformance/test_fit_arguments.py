@@ -328,6 +328,7 @@ def test_a_pydataset_is_shuffled_and_told_of_epochs_as_by_keras(trained):
     assert mine == data.read
 
 
+@pytest.mark.slow
 def test_workers_of_a_pydataset_keep_the_order():
     vae, plain = shared(), loop()
     data = table.Batches(X, W, workers=2, max_queue_size=4)
@@ -523,6 +524,7 @@ def test_arrays_with_a_ragged_last_batch_train_as_the_plain_loop(case):
     assert_same_logs(history, want)
 
 
+@pytest.mark.slow
 def test_an_objective_of_the_user_may_look_at_the_whole_batch():
     vae, plain = shared(), loop(objective=BatchELBO())
     vae.objective = BatchELBO()
@@ -821,6 +823,7 @@ def test_accumulated_micro_batches_have_noise_of_their_own():
     assert len({round(float(value), 3) for value in seen}) == 4
 
 
+@pytest.mark.slow
 def test_a_dynamic_loss_scale_skips_the_steps_that_overflow():
     def optimizer():
         inner = keras.optimizers.SGD(table.RATE, clipnorm=0.5)

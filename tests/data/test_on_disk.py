@@ -104,6 +104,7 @@ def test_observations_are_those_of_binarize(mapped, mode):
     np.testing.assert_array_equal(np.asarray(lazy[20:][[5, 1]]), whole[[25, 21]])
 
 
+@pytest.mark.slow
 def test_evaluations_are_those_in_memory(mapped):
     vae, _ = trained(X)
     x, lazy = data.binarize(X, 0), observed(mapped, 0, "dynamic")

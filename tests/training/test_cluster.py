@@ -295,12 +295,14 @@ def state(folder):
         return archive.read("model.weights.h5")
 
 
+@pytest.mark.slow
 def test_every_worker_ends_with_identical_weights(together):
     digests = [re.findall(r"^weights (\w+)$", output, re.MULTILINE) for output in together[1]]
     assert digests[0] == digests[1]
     assert len(digests[0]) == 1
 
 
+@pytest.mark.slow
 def test_only_the_chief_writes(together):
     (chief, other), outputs = together
     assert (chief / "report.html").exists()

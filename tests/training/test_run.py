@@ -154,6 +154,7 @@ def test_the_test_set_is_measured_on_request(copied, capsys, fast_training):
         assert "is complete" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_without_validation_images_the_training_images_are_measured(
     tmp_path, capsys, fast_training
 ):
@@ -342,6 +343,7 @@ def test_grey_images_get_a_density_and_without_labels_no_map(tmp_path, capsys, s
     assert "6 test images, none binarization" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_colour_images_get_256_levels_in_bits_per_dimension(
     photos, tmp_path, capsys, fast_training
 ):

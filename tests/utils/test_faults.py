@@ -434,7 +434,7 @@ def finished(tmp_path, monkeypatch, mnist):
     return run, target
 
 
-FAST_PUBLISHED = (("model.keras", "half"), ("README.md", "refusing"))
+FAST_PUBLISHED = (("model.keras", "half"),)
 PUBLISHED = ("model.keras", "golden.npz", "elbo.png", "samples.png", "metrics.json", "README.md")
 
 
@@ -456,6 +456,7 @@ def test_publishing(finished, disk, name, fault):
     assert after[wanted] == before[wanted]
 
 
+@pytest.mark.slow
 def test_publishing_goes_on_after_a_fault(finished, disk):
     run, target = finished
     with disk.fails("full", "metrics.json"), pytest.raises(OSError, match=FAULTS["full"]):

@@ -90,13 +90,14 @@ def test_a_card_shows_what_labels_bring():
         "drawn": {"share": 0.991, "standard_error": 0.001, "images": 10000}
         | {"accuracy_of_the_classifier": 0.992},
         "classify": rate | {"samples": 100},
-        "few": {"bayes": rate, "classifier": rate, "labels": 100, "draws": 10},
+        "few": {"bayes": rate, "classifier": rate, "labels_only": rate}
+        | {"labels": 100, "copies": 300, "draws": 10, "epochs": 3},
     }
     text = cards.card(recipe, metrics, None, [], {"labels": found})
     assert "| saved by the label | 80.13 ± 0.20 nats per image | mean of the paired" in text
     assert "| drawn images of the class asked for | 99.10 ± 0.10% | 10,000 images" in text
     assert "| test error of `classify` | 1.23 ± 0.10% | 100 importance samples" in text
-    assert "| test error with 100 labels, by Bayes' rule | 1.23 ± 0.10% |" in text
+    assert "| test error with 100 labels, by the network q(y given x) | 1.23 ± 0.10% |" in text
     some = cards.card(recipe, metrics, None, [], {"labels": {"classify": found["classify"]}})
     assert "drawn images" not in some
     assert "What the labels bring" not in cards.card(recipe, metrics, None, [])
