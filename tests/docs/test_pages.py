@@ -138,6 +138,12 @@ def reads_labels(names, out):
     assert names["half"].history.history["elbo"][-1] > -400
 
 
+def learns_from_few_labels(names, out):
+    named = names["classifier"].predict(names["x"], verbose=0).argmax(axis=1)
+    assert (named != names["y"]).mean() < 0.2
+    assert names["vae"].history.history["elbo"][-1] > -200
+
+
 def judges(names, out):
     assert names["heat"].shape == (100, 28, 28)
     assert int(out.split()[0]) <= 6  # more of 100 normal images are improbable at 1%
@@ -162,6 +168,7 @@ CHECKS = {
     ("docs/guides/own_networks.md", "Latents in groups"): has_groups,
     ("docs/guides/own_networks.md", "Rate and distortion"): trades_rate_for_distortion,
     ("docs/guides/labels.md", "Labels"): reads_labels,
+    ("docs/guides/labels.md", "A hundred labels"): learns_from_few_labels,
     ("docs/guides/look_inside.md", "Look inside"): embeds,
     ("docs/guides/several_machines.md", "Several machines"): has_a_strategy,
     ("docs/guides/numbers.md", "Measure a model"): measures,

@@ -23,7 +23,7 @@ PACKAGES = (
 
 # For the patches for training: the width of the photograph, and the pixels from one patch to the
 # next. The other patches are cut at `WIDTH` and do not overlap.
-_FOR_TRAINING = ((WIDTH, 6), (384, 8))
+_FOR_TRAINING = ((WIDTH, 8), (384, 12), (576, 16), (864, 24))
 _MATE = "share/backgrounds/mate/nature/{}.jpg"
 _PLASMA = "share/wallpapers/{}/contents/images/2560x1600.jpg"
 _LOMIRI = "share/backgrounds/{}.jpg"
@@ -84,8 +84,8 @@ out."""
 def read(root: Path = Path("/usr")) -> tuple[np.ndarray, np.ndarray, int]:
     """Reads the photographs and cuts them into patches.
 
-    No photograph has patches in two splits. The patches for training overlap, come from two widths
-    of a photograph, and every second one is mirrored.
+    No photograph has patches in two splits. The patches for training overlap, come from four widths
+    of a photograph, and every second one is mirrored. A larger width shows more of a photograph.
 
     Args:
         root: folder in which the packages are installed. Default "/usr".
