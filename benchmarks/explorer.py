@@ -119,8 +119,7 @@ def main() -> None:
         if asked.what == "pictures":
             for name in asked.presets or presets.trained():
                 photograph(browser, name, Path(folder))
-            for page, card in cards.render().items():
-                files.write_text(page, card)
+            cards.write()
             return
         rows = [measure(browser, name, Path(folder)) for name in PRESETS]
         content = {

@@ -48,7 +48,7 @@ CLASSES, HELD_OUT = 10, 10_000
 _LABELS = 100
 _COPIES, _PASSES = 300, 4  # deformed copies of each labelled image, and epochs of them
 _WIDTH, _LATENT_DIM, _CLASSIFIER_WEIGHT, _BATCH = 200, 30, 5.0, 200
-_GUESSED = 20  # epochs with guessed classes in each round
+_GUESSED = 20  # epochs with guessed classes
 _CLASSIFIER_BATCH = 100
 
 
@@ -80,7 +80,7 @@ def likelihood(model: str, plain: str, samples: int, validation: bool) -> dict[s
 
 
 def drawn(model: str, count: int, epochs: int, validation: bool) -> dict[str, Any]:
-    """Measures how many images drawn for a class a classifier trained apart names so."""
+    """Measures how many drawn images a classifier, trained apart, takes for the class asked for."""
     x, y, held, labels = images(validation)
     judge = convolutional_classifier(epochs * len(x) // _CLASSIFIER_BATCH)
     for epoch in range(epochs):  # It sees binary pixels, as the model draws them.
@@ -112,13 +112,13 @@ def classify(model: str, samples: int, validation: bool) -> dict[str, Any]:
     }
 
 
-def few(draws: int, rounds: int, validation: bool) -> dict[str, Any]:
+def few(draws: int, validation: bool) -> dict[str, Any]:
     """Measures the error with 100 labels, ten of each class, for several draws of the labels.
 
     Each draw has a process of its own with one thread, and each processor has a process.
     """
     os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
-    one = functools.partial(with_few_labels, rounds=rounds, validation=validation)
+    one = functools.partial(with_few_labels, validation=validation)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(mp_context=spawn, max_tasks_per_child=1) as pool:
         found = list(pool.map(one, range(draws)))
@@ -128,17 +128,24 @@ def few(draws: int, rounds: int, validation: bool) -> dict[str, Any]:
         "labels": _LABELS,
         "copies": _COPIES,
         "draws": draws,
-        "rounds": rounds,
     }
 
 
-def with_few_labels(draw: int, rounds: int, validation: bool) -> dict[str, float]:
+def with_few_labels(draw: int, validation: bool) -> dict[str, float]:
     """Measures the errors with one draw of the labels.
 
-    The classifier q(y | x) learns from deformed copies of the labelled images. In each round the
-    encoder and the decoder then learn from all images with the classes that it guesses, because a
-    bound on log p(x | y) that tells nothing of y yet would lead it astray. After that, all parts
-    learn together from the labelled images and from all images without a label.
+    The classifier q(y | x) learns from deformed copies of the labelled images. The encoder and the
+    decoder then learn from all images with the classes that it guesses, because a bound on
+    log p(x | y) that tells nothing of y yet would lead it astray. At last all parts learn together
+    from the labelled images and from all images without a label.
+
+    Args:
+        draw: seed of the labelled images, of the weights and of the noise.
+        validation: whether validation images are measured instead of test images.
+
+    Returns:
+        The share of wrong classes by the classifier that saw labels only, by the classifier at the
+        end, and by Bayes' rule.
     """
     keras.utils.set_random_seed(draw)  # for the order in which Keras shuffles, and its dropout
     x, y, held, labels = images(validation)
@@ -156,25 +163,23 @@ def with_few_labels(draw: int, rounds: int, validation: bool) -> dict[str, float
 
     size: dict[str, Any] = {"hidden": (_WIDTH,), "activation": "mish", "seed": draw}
     networks = MLPEncoder(_LATENT_DIM, **size), MLPDecoder(**size)
-    some = len(copies) // 3  # a round of images without a label sees a third of the copies
+    guessed = classifier.predict(data.binarize(x, 0), verbose=0).argmax(axis=1)
+    vae = VAE(*networks, num_classes=CLASSES, seed=draw)
+    vae.compile(keras.optimizers.Adam(1e-3))
+    vae.fit(x, guessed, batch_size=_BATCH, epochs=_GUESSED, verbose=0)
+
+    vae = VAE(
+        *networks,
+        num_classes=CLASSES,
+        classifier=classifier,
+        classifier_weight=_CLASSIFIER_WEIGHT,
+        seed=draw,
+    )
+    some = len(copies) // 3
     pictures = np.concatenate([x, copies[:some]])
     given = np.concatenate([np.full(len(x), MISSING), named[:some]])
-    steps = -(-len(pictures) // _BATCH)
-    for number in range(rounds):
-        seen = data.binarize(x, number)
-        guessed = classifier.predict(seen, verbose=0).argmax(axis=1)
-        vae = VAE(*networks, num_classes=CLASSES, seed=draw)
-        vae.compile(keras.optimizers.Adam(1e-3))
-        vae.fit(x, guessed, batch_size=_BATCH, epochs=_GUESSED, verbose=0)
-        vae = VAE(
-            *networks,
-            num_classes=CLASSES,
-            classifier=classifier,
-            classifier_weight=_CLASSIFIER_WEIGHT,
-            seed=draw,
-        )
-        vae.compile(keras.optimizers.Adam(cosine(1e-3, steps)))
-        vae.fit(pictures, given, batch_size=_BATCH, verbose=0)
+    vae.compile(keras.optimizers.Adam(cosine(1e-3, -(-len(pictures) // _BATCH))))
+    vae.fit(pictures, given, batch_size=_BATCH, verbose=0)
     errors["classifier"] = error_of(classifier.predict(held, verbose=0), labels)
     errors["bayes"] = error_of(vae.classify(held, 50).log_prob, labels)
     print(f"draw {draw}:", errors, flush=True)
@@ -255,28 +260,27 @@ def main() -> None:
     parser.add_argument("--plain", default="mlp_mnist_converged", help="the model without labels")
     parser.add_argument("--samples", type=int, help="importance samples (5000 or 100)")
     parser.add_argument("--count", type=int, default=10_000, help="images to draw")
-    parser.add_argument("--epochs", type=int, help="passes of `drawn` (8), rounds of `few` (1)")
+    parser.add_argument("--epochs", type=int, default=8, help="passes over the images in `drawn`")
     parser.add_argument("--draws", type=int, default=10, help="draws of the labels")
     parser.add_argument("--validation", action="store_true", help="measure validation images")
     asked = parser.parse_args()
     held = asked.validation
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "likelihood": lambda: likelihood(asked.model, asked.plain, asked.samples or 5000, held),
-        "drawn": lambda: drawn(asked.model, asked.count, asked.epochs or 8, held),
+        "drawn": lambda: drawn(asked.model, asked.count, asked.epochs, held),
         "classify": lambda: classify(asked.model, asked.samples or 100, held),
-        "few": lambda: few(asked.draws, asked.epochs or 1, held),
+        "few": lambda: few(asked.draws, held),
     }
+    made = provenance(datasets.fingerprint(datasets.load_mnist().x_test))
     started = time.perf_counter()
     found = measures[asked.what]() | {"seconds": time.perf_counter() - started}
     print(json.dumps(found, indent=2))
     if not held:
         path = presets.folder() / PRESET / "labels.json"
         before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        made = provenance(datasets.fingerprint(datasets.load_mnist().x_test))
         weights = {"weights_sha256": files.sha256(presets.weights(PRESET))}
         files.write_json(path, before | weights | {asked.what: found | {"provenance": made}})
-        for page, text in cards.render().items():
-            files.write_text(page, text)
+        cards.write()
 
 
 if __name__ == "__main__":

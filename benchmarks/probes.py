@@ -114,8 +114,7 @@ def main() -> None:
     for name in parser.parse_args().presets or presets.trained():
         if datasets.load(presets.load_recipe(name).data).images.y_test is not None:
             run(name)
-    for path, text in cards.render().items():
-        files.write_text(path, text)
+    cards.write()
 
 
 if __name__ == "__main__":

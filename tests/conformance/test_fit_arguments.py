@@ -823,7 +823,6 @@ def test_accumulated_micro_batches_have_noise_of_their_own():
     assert len({round(float(value), 3) for value in seen}) == 4
 
 
-@pytest.mark.slow
 def test_a_dynamic_loss_scale_skips_the_steps_that_overflow():
     def optimizer():
         inner = keras.optimizers.SGD(table.RATE, clipnorm=0.5)

@@ -91,7 +91,7 @@ def test_a_card_shows_what_labels_bring():
         | {"accuracy_of_the_classifier": 0.992},
         "classify": rate | {"samples": 100},
         "few": {"bayes": rate, "classifier": rate, "labels_only": rate}
-        | {"labels": 100, "copies": 300, "draws": 10, "rounds": 1},
+        | {"labels": 100, "copies": 300, "draws": 10},
     }
     text = cards.card(recipe, metrics, None, [], {"labels": found})
     assert "| saved by the label | 80.13 ± 0.20 nats per image | mean of the paired" in text

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from vae_keras.utils import files
 from vae_keras.zoo import cards
 
 
 def run(_: argparse.Namespace) -> None:
     """Writes every card and table from its JSON files."""
-    for path, text in cards.render().items():
-        files.write_text(path, text)
+    for path in cards.write():
         print(path)

@@ -85,7 +85,8 @@ def read(root: Path = Path("/usr")) -> tuple[np.ndarray, np.ndarray, int]:
     """Reads the photographs and cuts them into patches.
 
     No photograph has patches in two splits. The patches for training overlap, come from four widths
-    of a photograph, and every second one is mirrored. A larger width shows more of a photograph.
+    of a photograph, and every second one is mirrored. They overlap less at a larger
+    width.
 
     Args:
         root: folder in which the packages are installed. Default "/usr".

@@ -12,6 +12,7 @@ import jinja2
 
 from vae_keras.data import datasets
 from vae_keras.report import page
+from vae_keras.utils import files
 from vae_keras.zoo import presets
 
 _PIXELS = {"ContinuousBernoulli": "grey", "DiscretizedLogisticMixture": "colour"}
@@ -55,6 +56,24 @@ def render(folder: Path | None = None) -> dict[Path, str]:
         old = readme.read_text(encoding="utf-8")
         texts[readme] = _MARK.sub(lambda match: match[1] + table + match[2], old)
     return texts
+
+
+def write() -> list[Path]:
+    """Writes every file that `render` renders.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        OSError: if a file could not be written. It is then as it was.
+
+    Example:
+        >>> paths = write()  # doctest: +SKIP
+    """
+    texts = render()
+    for path, text in texts.items():
+        files.write_text(path, text)
+    return list(texts)
 
 
 def zoo_table(

@@ -19,6 +19,7 @@ LIKELIHOODS = ("Bernoulli", "ContinuousBernoulli", "DiscretizedLogisticMixture")
 PRECISIONS = ("float32", "mixed_bfloat16")
 CONDITIONS = ("none", "labels")
 TEXTS = ("description", "choices")  # fields that do not change a run
+BESIDE = ("probes", "labels", "flat")  # JSON files of later measurements, beside the weights
 START_HASH = "start_weights_sha256"  # key of the hash of the weights that a run started from
 _PARTS = ("encoder", "decoder", "prior", "objective", "likelihood", "optimizer")
 _CONVOLUTIONS = ("ConvEncoder", "ConvDecoder")
@@ -177,10 +178,6 @@ def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
             renamed = {new.get(key, key): value for key, value in arguments.items()}
             current[name] = {**part, "arguments": renamed}
     return current
-
-
-BESIDE = ("probes", "labels", "flat")
-"""Names of the JSON files beside a preset's weights that hold what was measured of them later."""
 
 
 def folder() -> Path:

@@ -86,8 +86,7 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
     for kind, figure in gallery.image_figures(model, x, pixels, labels, dataset.invert, "test"):
         figures.save(figure, target / "figures" / f"{kind}.png")
     files.write_json(target / "metrics.json", metrics)
-    for path, text in cards.render().items():
-        files.write_text(path, text)
+    cards.write()
     return target
 
 
