@@ -82,13 +82,18 @@ def likelihood(model: str, plain: str, samples: int, validation: bool) -> dict[s
 def drawn(model: str, count: int, epochs: int, validation: bool) -> dict[str, Any]:
     """Measures how many drawn images a classifier, trained apart, takes for the class asked for."""
     x, y, held, labels = images(validation)
-    judge = convolutional_classifier(epochs * len(x) // _CLASSIFIER_BATCH)
-    for epoch in range(epochs):  # It sees binary pixels, as the model draws them.
-        judge.fit(data.binarize(x, epoch), y, batch_size=_CLASSIFIER_BATCH, verbose=2)
+    keras.utils.set_random_seed(0)
+    judge = normalized_classifier(epochs * 2 * len(x) // _CLASSIFIER_BATCH)
+    rng = np.random.default_rng(0)
+    for epoch in range(epochs):
+        pictures = np.concatenate([x, deformed(x, 1, rng)])
+        # It sees binary pixels, as the model draws them.
+        seen = data.binarize(pictures, epoch)
+        judge.fit(seen, np.tile(y, 2), batch_size=_CLASSIFIER_BATCH, verbose=2)
     accuracy = 1.0 - error_of(judge.predict(held, verbose=0), labels)
     asked = np.arange(count) % CLASSES
-    pictures = load(model).sample(count, seed=0, pixels="draw", labels=asked)
-    named = judge.predict(pictures, verbose=0).argmax(axis=1)
+    images_drawn = load(model).sample(count, seed=0, pixels="draw", labels=asked)
+    named = judge.predict(images_drawn, verbose=0).argmax(axis=1)
     share = evaluation.Estimate.of(named == asked)
     return {
         "share": share.mean,
@@ -247,6 +252,30 @@ def convolutional_classifier(steps: int, seed: int = 0) -> keras.Model:
             layers.Dense(CLASSES, kernel_initializer=start[3]),
         ]
     )
+    return _compiled(model, steps)
+
+
+def normalized_classifier(steps: int) -> keras.Model:
+    """Returns a slower and better classifier, compiled, to be trained for a number of steps.
+
+    With images and deformed copies it named 98.95% of the binarized validation images right, and
+    `convolutional_classifier` 98.7%.
+    """
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((28, 28, 1))])
+    for filters, strides in ((32, 1), (32, 2), (64, 1), (64, 2), (64, 1)):
+        model.add(layers.Conv2D(filters, 3, strides, "same", use_bias=False))
+        model.add(layers.BatchNormalization())
+        model.add(layers.Activation("relu"))
+    model.add(layers.Flatten())
+    model.add(layers.Dropout(0.5))
+    model.add(layers.Dense(256, "relu"))
+    model.add(layers.Dropout(0.5))
+    model.add(layers.Dense(CLASSES))
+    return _compiled(model, steps)
+
+
+def _compiled(model: keras.Model, steps: int) -> keras.Model:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(cosine(2e-3, steps)), loss=loss)
     return model
@@ -260,7 +289,7 @@ def main() -> None:
     parser.add_argument("--plain", default="mlp_mnist_converged", help="the model without labels")
     parser.add_argument("--samples", type=int, help="importance samples (5000 or 100)")
     parser.add_argument("--count", type=int, default=10_000, help="images to draw")
-    parser.add_argument("--epochs", type=int, default=8, help="passes over the images in `drawn`")
+    parser.add_argument("--epochs", type=int, default=3, help="passes over the images in `drawn`")
     parser.add_argument("--draws", type=int, default=10, help="draws of the labels")
     parser.add_argument("--validation", action="store_true", help="measure validation images")
     asked = parser.parse_args()
