@@ -135,8 +135,8 @@ def image_figures(
         images: the same images as the model receives them, float32 [N, H, W, C] in [0, 1].
         labels: class of each image [N], integers or texts, or None.
         invert: whether a grey 0 is drawn white, as in `figures.grid`.
-        split: the split that the images are from, "training", "validation" or "test". The titles
-            name it.
+        split: the split that the images are from, "training", "validation", "test", or "unseen"
+            for images that the model did not train on. The titles name it.
 
     Yields:
         Names and figures: "reconstructions"; "interpolations" and "neighbours" if there are two
@@ -152,7 +152,7 @@ def image_figures(
         ['reconstructions', 'interpolations', 'traverse', 'neighbours']
     """
     if labels is None:
-        first, names = list(range(min(_COLUMNS, len(images)))), []
+        first, names = _spread(len(images), _COLUMNS), []
     else:
         classes = np.unique(labels)[:_COLUMNS]
         each = _COLUMNS // len(classes)
@@ -193,7 +193,8 @@ def image_figures(
         title = "Images decoded over the latent plane"
         yield "manifold", figures.grid(manifold(model), _SIDE, _SIDE, title, invert=invert)
     if len(inference.latent_groups(model.decoder, model.latent_dim)) > 1:
-        yield "levels", _levels(model, originals[[0]], images[[0]], invert, split)
+        middle = [first[len(first) // 2]]
+        yield "levels", _levels(model, originals[middle], images[middle], invert, split)
     if labels is not None and datasets.has_classes(labels):
         points, axis_name = project(loc)
         title = f"Posterior means of the {split} images, by class"
@@ -201,10 +202,16 @@ def image_figures(
         yield "latent_map", figures.latent_map(points, labels, distances, axis_name, title)
 
 
+def _spread(count: int, most: int) -> list[int]:
+    """Returns rows at equal distances, because images that follow one another often look alike."""
+    return [int(row) for row in np.linspace(0, count - 1, min(most, count)).round()]
+
+
 def _pairs(labels: np.ndarray | None, count: int) -> list[tuple[int, int, str]]:
     """Returns (start, end, label) of each interpolation; the ends differ in class if possible."""
     if labels is None:
-        return [(2 * i, 2 * i + 1, "") for i in range(min(len(_PAIRS), count // 2))]
+        rows = _spread(count, 2 * min(len(_PAIRS), count // 2))
+        return [(start, end, "") for start, end in zip(rows[::2], rows[1::2], strict=True)]
     names = np.unique(labels)
     classes = len(names)
     neighbours = [(i, (i + 1) % classes) for i in range(min(len(_PAIRS), classes))]
