@@ -1,5 +1,7 @@
 """A model with classes against one model for each class, quadrature, and its own other forms."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -349,13 +351,13 @@ REFUSED = {
     ),
     "labels for a model without classes": (
         lambda: PLAIN.sample(2, labels=1),
-        "labels are for a model with classes. Received: labels, for a model without. "
-        "Make it with VAE(..., num_classes=...).",
+        "labels and classes need a model with classes. Received: labels, for a model without. "
+        "Make the model with VAE(..., num_classes=...).",
     ),
     "classify without classes": (
         lambda: PLAIN.classify(X),
-        "labels are for a model with classes. Received: classify, for a model without. "
-        "Make it with VAE(..., num_classes=...).",
+        "labels and classes need a model with classes. Received: classify, for a model without. "
+        "Make the model with VAE(..., num_classes=...).",
     ),
     "no labels for a model with classes": (
         lambda: MODEL.sample(2),
@@ -397,6 +399,16 @@ REFUSED = {
         "class_probabilities must be 3 numbers above 0. Received: [1, 0, 1]. "
         "Pass the number of images in each class.",
     ),
+    "a probability that float32 has not": (
+        lambda: setattr(MODEL, "class_probabilities", [1, 1, 1e-60]),
+        "class_probabilities must be 3 numbers above 0. Received: [1, 1, 1e-60]. "
+        "Pass the number of images in each class.",
+    ),
+    "labels that are lists": (
+        lambda: MODEL.encode(X[:2], np.array([[1], [2, 3]], object)),
+        "labels must be names that the model knows: cat, dog, emu. Received: [1]. "
+        "Pass one of these names.",
+    ),
     "a top-down decoder": (
         lambda: VAE(TopDownEncoder(), TopDownDecoder(), num_classes=K),
         "A top-down decoder takes no labels. Received: 3 classes. Use other networks, or leave "
@@ -427,3 +439,31 @@ def test_binarized_images_classify_in_any_form():
     np.testing.assert_allclose(vae.classify(grey, 10).log_prob, expected, atol=1e-5)
     np.testing.assert_allclose(vae.classify((X, Y), 10).log_prob, expected, atol=1e-5)
     assert data.binarize(grey, 0).shape == X.shape
+
+
+@pytest.mark.parametrize("wrong", [{"callbacks": ["no callback"]}, {"initial_epoch": 1}])
+def test_a_fit_that_trains_nothing_leaves_the_probabilities(wrong):
+    vae = conditional()
+    with contextlib.suppress(checks.InputError):
+        vae.fit(X, np.where(Y == 2, 2, np.minimum(Y, 0)) + (np.arange(30) == 1), verbose=0, **wrong)
+    np.testing.assert_allclose(vae.class_probabilities, 1 / 3)
+
+
+def test_each_end_of_a_line_has_the_labels_that_come_with_it():
+    vae, ones, twos = conditional(), np.ones(2, int), np.full(2, 2)
+    want = vae.interpolate((X[:2], ones), (X[2:4], twos), steps=3)
+    np.testing.assert_array_equal(vae.interpolate(X[:2], (X[2:4], twos), 3, labels=ones), want)
+    same = vae.interpolate(X[:2], X[2:4], 3, labels=ones)
+    np.testing.assert_array_equal(same, vae.interpolate((X[:2], ones), (X[2:4], ones), 3))
+
+
+@pytest.mark.parametrize("number", [2**32, 2**32 + 1, -(2**32)])
+def test_large_labels_of_a_dataset_do_not_wrap_around(number):
+    batch = tf.data.Dataset.from_tensor_slices((X[:2], np.array([0, number]))).batch(2)
+    with pytest.raises(checks.InputError, match="labels must be whole numbers from 0 to 2"):
+        conditional().fit(batch, verbose=0)
+
+
+def test_export_of_keras_is_for_models_without_classes(tmp_path):
+    with pytest.raises(checks.InputError, match="export_saved_model"):
+        conditional().export(tmp_path / "served", verbose=False)

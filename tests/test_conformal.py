@@ -114,3 +114,13 @@ def test_benjamini_hochberg_by_hand():
     p = np.array([0.04, 0.001, 0.03, 0.019, 0.9])
     assert conformal.benjamini_hochberg(p, 0.05).tolist() == [True, True, True, True, False]
     assert not conformal.benjamini_hochberg([0.5, 0.06], 0.05).any()
+
+
+@pytest.mark.parametrize("needed", [48, 97, 102, 106, 195])
+def test_a_rate_of_one_in_n_takes_no_image_too_many(needed):
+    assert conformal.images_needed(1 / (needed + 1)) == needed
+
+
+def test_a_p_value_on_the_line_of_benjamini_and_hochberg_passes():
+    p = np.r_[np.full(35, 7 / 100), np.ones(15)]  # 35 of 50 at 0.1 * 35 / 50
+    assert conformal.benjamini_hochberg(p, rate=0.1).sum() == 35

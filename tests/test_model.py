@@ -484,3 +484,64 @@ def test_old_files_train_on(name, digits):
     with np.load(OLD_FILES / f"{name}_next.npz") as expected:
         for weight, file in zip(model.get_weights(), expected.files, strict=True):
             np.testing.assert_allclose(weight, expected[file], rtol=1e-4, atol=1e-5)
+
+
+def test_another_binarization_acts_at_once(digits):
+    """What was traced under the old value is traced again."""
+    vae, fresh = small_vae(binarization="threshold"), small_vae()
+    old = vae.predict(digits, verbose=0), vae.reconstruct(digits)
+    vae.binarization = "dynamic"
+    for before, now in zip(
+        old, (vae.predict(digits, verbose=0), vae.reconstruct(digits)), strict=True
+    ):
+        np.testing.assert_allclose(now, fresh.reconstruct(digits), atol=1e-5)
+        assert np.abs(now - before).max() > 1e-3
+
+
+def test_pixels_are_not_rounded_to_the_policy_before_they_become_binary():
+    policy = keras.dtype_policies.DTypePolicy("mixed_bfloat16")
+    vae = small_vae(binarization="threshold", dtype=policy)
+    x = np.full((2, 6, 6, 1), 0.4995, np.float32)  # 0.5 in bfloat16
+    np.testing.assert_array_equal(vae.predict(x, verbose=0), vae.predict(0 * x, verbose=0))
+
+
+def test_parts_that_share_a_layer_are_not_saved(digits, tmp_path):
+    shared = keras.layers.Dense(8)
+    image, latents = keras.Input((6, 6, 1)), keras.Input((8,))
+    encoded = keras.layers.Dense(16)(shared(keras.layers.Dense(8)(keras.layers.Flatten()(image))))
+    pixels = keras.layers.Reshape((6, 6, 1))(keras.layers.Dense(36)(shared(latents)))
+    vae = small_vae(encoder=keras.Model(image, encoded), decoder=keras.Model(latents, pixels))
+    vae.fit(digits[:10], verbose=0)
+    with pytest.raises(checks.InputError, match=f"share {shared.name}"):
+        vae.save(tmp_path / "model.keras")
+    assert not list(tmp_path.iterdir())
+
+
+def test_keras_exports_what_fit_trained(digits, tmp_path):
+    vae = small_vae()
+    vae.fit(digits, verbose=0)
+    vae.export(tmp_path / "served", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "served")
+    served = loaded.serve(digits[:3].astype(np.float32) / 255)
+    np.testing.assert_allclose(served, vae.reconstruct(digits[:3]), atol=1e-6)
+
+
+def test_a_dataset_without_end_is_not_read(digits):
+    endless = tf.data.Dataset.from_tensor_slices(digits).batch(4).repeat()
+    with pytest.raises(checks.InputError, match="a dataset with an end"):
+        small_vae().encode(endless)
+
+
+def test_a_step_on_the_instance_is_called_for_each_batch(digits):
+    vae, calls = small_vae(), []
+    take = vae.train_step
+    vae.train_step = lambda batch: calls.append(1) or take(batch)
+    vae.run_eagerly = True
+    vae.fit(digits, batch_size=20, verbose=0)
+    assert len(calls) == 3
+
+
+def test_a_warm_up_may_begin_later(digits):
+    vae = small_vae()
+    vae.objective.warmup_steps = 4
+    assert vae.fit(digits, batch_size=20, verbose=0).history["kl_weight"] == [0.25]

@@ -384,3 +384,8 @@ def test_a_decoder_gives_as_many_numbers_for_a_pixel_as_the_likelihood_takes(kin
 def test_decoder_options_outside_of_their_range_are_refused(arguments):
     with pytest.raises(checks.InputError):
         ConvDecoder(**arguments)
+
+
+def test_mish_of_a_large_half_is_the_number_itself():
+    x = np.array([4.0, 5.0, 6.0, 8.0, 12.0, 100.0], np.float16)
+    np.testing.assert_allclose(mish(tf.constant(x)), keras.activations.mish(x), rtol=2e-3)

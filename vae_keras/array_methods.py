@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import keras
@@ -31,7 +32,8 @@ class Posterior(NamedTuple):
     scale: Any
 
 
-class Graphs(NamedTuple):
+@dataclass(frozen=True)  # Keras would export the members of a tuple beside `call`
+class Graphs:
     """The tensor functions of the array methods, as graphs with a free number of rows.
 
     Those of a conditional model take one-hot labels [N, K] in addition. Only it can `classify`.
@@ -84,6 +86,17 @@ class ArrayMethods:
 
     Attributes:
         graphs: the tensor functions behind the methods.
+
+    Example:
+        >>> vae = VAE()
+        >>> x = np.zeros((3, 28, 28, 1), np.uint8)
+        >>> latents = vae.encode(x).loc
+        >>> vae.decode(latents).shape, vae.reconstruct(x).shape
+        ((3, 28, 28, 1), (3, 28, 28, 1))
+        >>> vae.sample(25, seed=1).shape, vae.interpolate(x[:1], x[1:2], steps=5).shape
+        ((25, 28, 28, 1), (1, 5, 28, 28, 1))
+        >>> vae.elbo(x).elbo.shape
+        (3,)
     """
 
     graphs: Graphs
@@ -110,6 +123,9 @@ class ArrayMethods:
 
         Returns:
             `Posterior(loc, scale)`, float32 [N, latent_dim] each.
+
+        Raises:
+            checks.InputError: for images of another form, and for unknown labels.
         """
         return Posterior(*self._map(self._encode, self._labelled_blocks(x, labels)))
 
@@ -120,6 +136,10 @@ class ArrayMethods:
             latents: [N, latent_dim].
             labels: classes to decode in, numbers or names, [N] or a single one, for a model with
                 classes. Default None.
+
+        Raises:
+            checks.InputError: for latents of another shape, unknown labels, and a model that is not
+                built.
         """
         self._require_built("decode")
         latents = checks.latents(latents, self.latent_dim)
@@ -131,6 +151,9 @@ class ArrayMethods:
         Args:
             x: images in any form that `fit` takes.
             labels: as in `encode`. Default: those in `x`.
+
+        Raises:
+            checks.InputError: for images of another form, and for unknown labels.
         """
 
         def block(rows: tf.Tensor, _: int, *given: tf.Tensor) -> tf.Tensor:
@@ -147,16 +170,29 @@ class ArrayMethods:
 
         Returns:
             float32 [n, latent_dim].
+
+        Raises:
+            checks.InputError: for a number out of range, and for a model that is not built.
         """
-        self._require_built("sample")
+        self._require_built("prior_latents")
         n, seed = checks.whole_number("n", n, 1), checks.seed(seed)
         checks.memory("n", n, 4 * self.latent_dim)
         draws = noise.normal(seed, noise.Stream.PRIOR, rows=n, size=self.latent_dim)
         return self.prior_draws(draws.numpy())
 
     def prior_draws(self, standard: Any) -> np.ndarray:
-        """Maps standard normal numbers to draws from the prior, both [N, latent_dim]."""
-        self._require_built("sample")
+        """Maps standard normal numbers to draws from the prior.
+
+        Args:
+            standard: standard normal numbers [N, latent_dim].
+
+        Returns:
+            float32 [N, latent_dim].
+
+        Raises:
+            checks.InputError: for another shape, and for a model that is not built.
+        """
+        self._require_built("prior_draws")
         return _in_blocks(self.graphs.prior, checks.latents(standard, self.latent_dim))
 
     def sample(self, n: int, seed: int = 0, pixels: str = "mean", labels: Any = None) -> np.ndarray:
@@ -173,6 +209,10 @@ class ArrayMethods:
         Returns:
             float32 [n, H, W, C]. Drawn pixels are values that the likelihood gives: 0 and 1 for a
             Bernoulli, and multiples of 1 / 255 for 256 levels.
+
+        Raises:
+            checks.InputError: for a number out of range, unknown labels, and a model that is not
+                built.
         """
         self._require_built("sample")
         checks.choice("pixels", pixels, ("mean", "draw"))
@@ -204,8 +244,14 @@ class ArrayMethods:
 
         Returns:
             Pixel means, float32 [N, steps, H, W, C].
+
+        Raises:
+            checks.InputError: for images of another form, unknown labels, and fewer images at one
+                end than at the other.
         """
-        of_end = labels if end_labels is None else end_labels
+        of_end = end_labels
+        if of_end is None and not inputs.is_pipeline(b) and inputs.unpack(b)[1] is None:
+            of_end = labels
         ends = []
         for x, y in ((a, labels), (b, of_end)):
             images, *given = self.labelled(x, y)
@@ -243,6 +289,9 @@ class ArrayMethods:
         Returns:
             `Terms(elbo, log_likelihood, kl)`, float32 [N] each, in nats. elbo is
             log_likelihood - kl, and a higher one is better.
+
+        Raises:
+            checks.InputError: for images of another form, and for unknown labels.
         """
         number = tf.constant(checks.seed(seed), tf.int64)
 
@@ -258,7 +307,7 @@ class ArrayMethods:
         `Rows` are returned as they are, and no image is read.
 
         Raises:
-            checks.InputError: for anything that is no images of the model's shape.
+            checks.InputError: for anything but images of the model's shape.
         """
         blocks = [images for images, _ in self._blocks(x, name)]
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
@@ -277,7 +326,7 @@ class ArrayMethods:
             float32 [N, K], in which the row of a missing label is zero.
 
         Raises:
-            checks.InputError: for images or labels that cannot be right.
+            checks.InputError: for images of another form, and for unknown labels.
         """
         blocks = list(self._labelled_blocks(x, labels, may_miss))
         return (
@@ -307,6 +356,11 @@ class ArrayMethods:
             x, y, _ = inputs.unpack(x)
             yield self.as_examples(x, name), y
             return
+        if isinstance(x, tf.data.Dataset) and int(x.cardinality()) == tf.data.INFINITE_CARDINALITY:
+            raise checks.InputError(
+                f"{name} must be a dataset with an end. Received: one that repeats without end. "
+                "Leave out repeat(), or call take()."
+            )
         is_empty = True
         for batch in x:
             is_empty = False

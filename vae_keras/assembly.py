@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from vae_keras import data, distributions, inference, noise
-from vae_keras.trainer import graph_checks
+from vae_keras.trainer import fast_path, graph_checks
 from vae_keras.utils import checks
 
 _PIXEL_RULE = (
@@ -199,10 +199,30 @@ def settings(objective: Any) -> tuple[Any, ...]:
     kinds = (bool, int, float, str, tuple, list, dict, set, type(None))
     plain = sorted(
         f"{name}={value!r}"
-        for name, value in vars(objective).items()
+        for name, value in getattr(objective, "__dict__", {}).items()
         if isinstance(value, kinds) and not name.startswith("_")
     )
     return (id(objective), *known, *plain)
+
+
+def check_saved_parts(model: Any) -> None:
+    """Refuses parts that share a layer, because Keras would save its weights for one of them only.
+
+    Args:
+        model: a `VAE`.
+
+    Raises:
+        checks.InputError: for a layer of two parts.
+    """
+    owners: dict[int, int] = {}
+    for number, part in enumerate(model.parts):
+        for layer in fast_path.layers_of(part):
+            if owners.setdefault(id(layer), number) != number and layer.weights:
+                raise checks.InputError(
+                    "Keras saves a model only if its parts have no layer in common. "
+                    f"Received: parts that share {layer.name}. Call save_weights() with a name in "
+                    ".weights.h5, or give each part a layer of its own."
+                )
 
 
 # ------------------------------------------------------------------------------------- shapes
@@ -323,7 +343,7 @@ def _build_inference(encoder: keras.layers.Layer, decoder: Any, shape: tuple[Any
     latent_dim = checks.whole_number("the decoder's latent_dim", decoder.latent_dim, 1)
     context = tf.nest.flatten(encoder(tf.zeros((1, *shape[1:]))))
     try:
-        path = inference.Path(*decoder.infer(context, tf.zeros((1, latent_dim))))
+        path = inference.Path(*decoder.infer(context, tf.zeros((1, latent_dim)), training=False))
     except (TypeError, ValueError, IndexError, tf.errors.InvalidArgumentError) as error:
         raise checks.InputError(
             "A top-down decoder must infer its latents from the outputs of the encoder. Received: "
@@ -418,7 +438,7 @@ def dataset_shape(spec: tf.TensorSpec, image_shape: tuple[int, ...] | None) -> t
 
     Raises:
         checks.InputError: for a shape that is unknown or another one than the model's, and for
-            values that are no pixels.
+            values that are not pixels.
     """
     if not (spec.dtype.is_floating or spec.dtype.is_integer or spec.dtype.is_bool):
         raise checks.InputError(
@@ -476,7 +496,8 @@ def image_tensor(images: Any, image_shape: tuple[int, ...] | None = None) -> tf.
             f"Received: {received}. Batch the dataset and set its shape with tf.ensure_shape."
         )
     if images.dtype.is_integer and images.dtype != tf.uint8:
-        inside = tf.reduce_all((images >= 0) & (images <= 255))
+        wide = tf.cast(images, tf.int64)  # 255 is no number of int8
+        inside = tf.reduce_all((wide >= 0) & (wide <= 255))
         rule = (
             "Integer pixels of a dataset must lie in 0..255. Received: other pixels in a batch. "
             "Rescale the pixels."

@@ -1,4 +1,4 @@
-"""What a `VAE` with classes does beside the others: it transfers a style, and it classifies.
+"""The additional methods of a `VAE` with classes: style transfer and classification.
 
 p(z) p(x | z, y) and q(z | x, y), for a label y of K classes. p(y) are the frequencies of the labels
 that the model was trained on.
@@ -74,18 +74,22 @@ class ConditionalMethods(ArrayMethods):
         set the probabilities if your classes are of unequal size.
         """
         self._require_classes("class_probabilities")
+        self._require_built("class_probabilities")
         return self._frequencies.numpy()
 
     @class_probabilities.setter
     def class_probabilities(self, value: Any) -> None:
         count = self._require_classes("class_probabilities").count
+        self._require_built("class_probabilities")
         array = np.asarray(value, np.float64)
-        if array.shape != (count,) or not (np.isfinite(array).all() and (array > 0).all()):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = (array / array.sum()).astype(np.float32)
+        if array.shape != (count,) or not (np.isfinite(share).all() and (share > 0).all()):
             raise checks.InputError(
                 f"class_probabilities must be {count} numbers above 0. Received: {value!r:.100}. "
                 "Pass the number of images in each class."
             )
-        self._frequencies.assign(array / array.sum())
+        self._frequencies.assign(share)
 
     def transfer(self, x: Any, labels: Any = None) -> np.ndarray:
         """Decodes the style of each image in each class: its latents, given every label in turn.
@@ -98,7 +102,7 @@ class ConditionalMethods(ArrayMethods):
             Pixel means, float32 [N, K, H, W, C].
 
         Raises:
-            checks.InputError: for a model without classes, and labels that cannot be right.
+            checks.InputError: for a model without classes, and for unknown labels.
 
         References:
             Kingma et al. 2014, "Semi-supervised learning with deep generative models", figure 1.
@@ -126,7 +130,7 @@ class ConditionalMethods(ArrayMethods):
             `Classification(log_prob, standard_error)`, float32 [N, K] each.
 
         Raises:
-            checks.InputError: for a model without classes, and images that cannot be right.
+            checks.InputError: for a model without classes, and for images of another form.
 
         References:
             Kingma et al. 2014, "Semi-supervised learning with deep generative models", section 2.
@@ -227,7 +231,7 @@ class ConditionalMethods(ArrayMethods):
             One array, one-hot [rows, K], or no array for a model without classes.
 
         Raises:
-            checks.InputError: for labels that cannot be right, no labels for a model with classes,
+            checks.InputError: for unknown labels, no labels for a model with classes,
                 and labels for a model without.
         """
         if self.classes is None:
@@ -243,10 +247,12 @@ class ConditionalMethods(ArrayMethods):
             return super().as_labels(y, rows)  # type: ignore[misc]
         return self.classes.numbers(y, rows)
 
-    def learn_from(self, labels: Any) -> None:
-        """Takes p(y) from the labels to train on, see `Trainer.learn_from`."""
-        if self.classes is not None:
-            self.class_probabilities = self.classes.frequencies(labels)
+    def learn_from(self, labels: Any) -> Callable[[], None]:
+        """Takes p(y) from the labels to train on, see `Provided.learn_from`."""
+        if self.classes is None:
+            return lambda: None
+        found = self.classes.frequencies(labels)
+        return lambda: self._frequencies.assign(found)
 
     def _require_classes(self, method: str) -> Classes:
         if self.classes is None:
@@ -256,6 +262,6 @@ class ConditionalMethods(ArrayMethods):
 
 def _without_classes(received: str) -> checks.InputError:
     return checks.InputError(
-        f"labels are for a model with classes. Received: {received}, for a model without. "
-        "Make it with VAE(..., num_classes=...)."
+        f"labels and classes need a model with classes. Received: {received}, for a model without. "
+        "Make the model with VAE(..., num_classes=...)."
     )

@@ -75,6 +75,8 @@ def images_needed(rate: float) -> int:
     # The quotient is rounded, and the comparison with a p-value is not.
     while 1.0 / (count + 1.0) > rate:
         count += 1
+    while count > 1 and 1.0 / count <= rate:
+        count -= 1
     return count
 
 
@@ -162,7 +164,9 @@ def benjamini_hochberg(p: Any, rate: float) -> np.ndarray:
     """
     p = np.asarray(p, np.float64)
     ordered = np.sort(p)
-    passed = np.flatnonzero(ordered * len(p) <= rate * np.arange(1, len(p) + 1))
+    # A p-value on the line passes, also where both products were rounded apart.
+    line = rate * np.arange(1, len(p) + 1) * (1.0 + 1e-12)
+    passed = np.flatnonzero(ordered * len(p) <= line)
     if not len(passed):
         return np.zeros(len(p), bool)
     return p <= ordered[passed[-1]]

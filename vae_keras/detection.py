@@ -93,10 +93,7 @@ class Detector:
         self.model, self.score = model, score
         self.calibration, self.constants, self.fitted = calibration, constants, fitted
         self.num_samples, self.patch_scale, self.hot = num_samples, patch_scale, hot
-        images = tf.TensorSpec((None, *model.image_shape))
-        draws = tf.TensorSpec((None, num_samples, model.latent_dim))
-        self._detect = graphs.compiled(self.detect_tensors, [images, draws])
-        self._heat = graphs.compiled(self.heat_tensors, [images])
+        self._graphs: dict[str, tuple[Any, Any]] = {}
 
     # ------------------------------------------------------------------------- construction
 
@@ -273,7 +270,7 @@ class Detector:
         """
         images = self._images(x)
         parts = [
-            self._heat(rows)
+            self._compiled()[1](rows)
             for rows, _ in _blocks(self.model, images, self.num_samples, None, None)
         ]
         return np.concatenate(parts)
@@ -298,6 +295,17 @@ class Detector:
         deviance, detail = (anomaly_scores.smoothed(each, self.patch_scale) for each in maps)
         return tf.maximum(deviance / self.hot[0], detail / self.hot[1])
 
+    def _compiled(self) -> tuple[Any, Any]:
+        """`detect_tensors` and `heat_tensors`, traced for the model's present binarization."""
+        known = self._graphs.get(self.model.binarization)
+        if known is None:
+            images = tf.TensorSpec((None, *self.model.image_shape))
+            draws = tf.TensorSpec((None, self.num_samples, self.model.latent_dim))
+            detect = graphs.compiled(self.detect_tensors, [images, draws])
+            known = detect, graphs.compiled(self.heat_tensors, [images])
+            self._graphs[self.model.binarization] = known
+        return known
+
     def _images(self, x: Any) -> Array:
         images = self.model.images(x)
         # One image may be black and white by chance, which only a set of images may not be.
@@ -308,7 +316,7 @@ class Detector:
     def _measured(self, x: Any, seed: int) -> tuple[np.ndarray, np.ndarray]:
         images, seed = self._images(x), checks.seed(seed)
         blocks = _blocks(self.model, images, self.num_samples, seed, noise.Stream.DETECTION)
-        parts = [self._detect(rows, draws) for rows, draws in blocks]
+        parts = [self._compiled()[0](rows, draws) for rows, draws in blocks]
         scores, p_values = (np.concatenate(each) for each in zip(*parts, strict=True))
         return scores, p_values
 
@@ -451,7 +459,7 @@ def _blocks(
     """Yields blocks of pixels [B, H, W, C] and their noise [B, samples, latent_dim].
 
     The noise of row i is that of the rows from i * samples on, so it does not depend on the size
-    of the blocks. Without a seed there is none.
+    of the blocks. Without a seed the noise is None.
     """
     size, pixels = model.latent_dim, 4 * math.prod(model.image_shape)
     rows = max(1, min(1000, _BLOCK_BYTES // (pixels * samples)))

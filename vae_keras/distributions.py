@@ -1,6 +1,6 @@
 """Posterior, likelihoods and the standard normal prior, as TFP distributions.
 
-This is the only module that imports TensorFlow Probability. The distribution objects exist only
+No other module uses TensorFlow Probability's distributions. The distribution objects exist only
 inside the methods of the model. Networks and exported signatures work on tensors.
 """
 

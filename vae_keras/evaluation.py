@@ -556,7 +556,7 @@ def labelled_observations(model: VAE, x: Any, labels: Any = None) -> tuple[Any, 
         labels: classes of the images, as in `VAE.encode`. Default: those in x.
 
     Raises:
-        checks.InputError: as `observations`, and for labels that cannot be right.
+        checks.InputError: as `observations`, and for unknown labels.
 
     Example:
         >>> len(labelled_observations(vae, np.full([1, 6, 6], 255, np.uint8)))

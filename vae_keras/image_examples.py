@@ -1,4 +1,4 @@
-"""The examples of a `VAE` are images: how they are checked, their random numbers, their bound.
+"""Checks, random numbers and the bound for images as training examples.
 
 The examples of a model with classes are pairs of images and labels.
 """
@@ -82,7 +82,7 @@ class ImageExamples(Provided):
         return images
 
     def check_spec(self, spec: tf.TensorSpec) -> None:
-        """Refuses a dataset whose images cannot be right, and builds the model for the others."""
+        """Refuses a dataset with images of another form, and builds the model for the others."""
         shape = assembly.dataset_shape(spec, self.image_shape if self.built else None)
         if not self.built:
             self.build((None, *shape))

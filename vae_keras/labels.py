@@ -48,7 +48,7 @@ class Classes:
             The classes, or None if both arguments are None.
 
         Raises:
-            checks.InputError: for a number below 2, and names that are no K different texts.
+            checks.InputError: for a number below 2, and unless there are K different names.
 
         Example:
             >>> Classes.of(None, ["cat", "dog"], may_miss=False).count
@@ -136,13 +136,15 @@ class Classes:
             labels = tf.argmax(same, axis=1, output_type=tf.int32) - int(self.may_miss)
             fits = tf.reduce_all(tf.reduce_any(same, axis=1))
             return graph_checks.guard(labels, fits, self._name_rule("another name in a batch"))
-        numbers = tf.cast(labels, tf.int32)
+        if not (labels.dtype.is_integer or labels.dtype.is_floating):
+            raise checks.InputError(self._rule(f"dtype {labels.dtype.name} in a batch"))
+        numbers = tf.cast(labels, tf.int64)
         low = MISSING if self.may_miss else 0
         inside = (numbers >= low) & (numbers < self.count)
         if labels.dtype.is_floating:
             inside &= tf.equal(tf.cast(numbers, labels.dtype), labels)
         rule = self._rule("another number in a batch")
-        return graph_checks.guard(numbers, tf.reduce_all(inside), rule)
+        return graph_checks.guard(tf.cast(numbers, tf.int32), tf.reduce_all(inside), rule)
 
     def name(self, number: Any) -> str:
         """Returns the name of a class, or its number for classes without names."""
@@ -217,7 +219,7 @@ class Classes:
         if self.may_miss:
             number[""] = MISSING
         names = [name.decode() if isinstance(name, bytes) else name for name in array.tolist()]
-        unknown = [name for name in names if name not in number]
+        unknown = [name for name in names if not isinstance(name, str) or name not in number]
         if unknown:
             raise checks.InputError(self._name_rule(f"{unknown[0]!r:.100}"))
         return np.array([number[name] for name in names], np.int32)

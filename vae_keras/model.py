@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,7 +62,8 @@ class VAE(Sharing, ConditionalMethods, ImageExamples, Trainer):
             Default "raw" for an encoder with one output.
         num_classes: number of classes K of a conditional model, p(z) p(x | z, y) and q(z | x, y).
             Its networks take `[images, labels]` and `[latents, labels]` with one-hot labels
-            [N, K], and its figures are those of log p(x | y). Default None, for no classes.
+            [N, K], and its figures are those of log p(x | y). Default None, for the number of
+            `class_names`, or for no classes without them.
         class_names: K names that labels may be given by. Default None.
         classifier: Keras layer or model from images to logits [N, K] of q(y | x). It lets images
             without a label, -1 or an empty name, be trained on. Every image is then measured
@@ -72,8 +72,9 @@ class VAE(Sharing, ConditionalMethods, ImageExamples, Trainer):
             Default 1.0.
 
     Raises:
-        checks.InputError: for parts that cannot be right, an unknown binarization or one that
-            does not go with the likelihood, or a number out of range.
+        checks.InputError: for a part that is no Keras layer or lacks a method that the model calls,
+            networks that do not fit each other, an unknown binarization or one that does not go
+            with the likelihood, or a number out of range.
 
     Example:
         >>> vae = VAE()
@@ -106,7 +107,8 @@ class VAE(Sharing, ConditionalMethods, ImageExamples, Trainer):
         classifier_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # Keras would round the images to a policy's compute dtype before they are made binary.
+        super().__init__(autocast=False, **kwargs)
         assembly.check_global_settings()
         self.encoder = assembly.network("encoder", MLPEncoder() if encoder is None else encoder)
         self.decoder = assembly.network("decoder", MLPDecoder() if decoder is None else decoder)
@@ -117,7 +119,7 @@ class VAE(Sharing, ConditionalMethods, ImageExamples, Trainer):
         self.scale_parameter = assembly.scale_parameter(scale_parameter)
         self.classes = labels.Classes.of(num_classes, class_names, classifier is not None)
         self.classifier = assembly.classifier(classifier, self.classes, self.decoder)
-        self.classifier_weight = checks.positive("classifier_weight", classifier_weight)
+        self.classifier_weight = classifier_weight
         self.objective = ELBO() if objective is None else objective
         self.binarization = binarization
         self.seed = seed
@@ -145,6 +147,17 @@ class VAE(Sharing, ConditionalMethods, ImageExamples, Trainer):
     @binarization.setter
     def binarization(self, value: str | None) -> None:
         self._binarization = assembly.binarization(value, self.likelihood)
+        if self.built:  # these functions have read the old value while they were traced
+            self.graphs, self.predict_function = Graphs.of(self), None
+
+    @property
+    def classifier_weight(self) -> float:
+        """The weight of log q(y | x) in the loss. A new value acts from the next step on."""
+        return self._classifier_weight
+
+    @classifier_weight.setter
+    def classifier_weight(self, value: float) -> None:
+        self._classifier_weight = checks.positive("classifier_weight", value)
 
     @property
     def seed(self) -> int:
@@ -212,20 +225,6 @@ class VAE(Sharing, ConditionalMethods, ImageExamples, Trainer):
             if name in config  # the first files have no likelihood
         }
         return cls(**(config | loaded))
-
-    def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Saves the model as a `.keras` file; the arguments are those of `keras.Model.save`.
-
-        Raises:
-            checks.InputError: for a name that ends in ".h5", a format that Keras cannot load
-                a model with several parts from.
-        """
-        if os.fspath(filepath).endswith((".h5", ".hdf5")):
-            raise checks.InputError(
-                f"A VAE is saved as a .keras file. Received: {filepath}. "
-                "End the name in .keras, or call save_weights() with a name in .weights.h5."
-            )
-        super().save(filepath, *args, **kwargs)
 
     # ---------------------------------------------------------------- the model, on tensors
 

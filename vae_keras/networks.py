@@ -588,8 +588,10 @@ def mish(x: Any) -> Any:
     References:
         Misra 2019, "Mish: a self regularized non-monotonic activation function".
     """
-    # tanh(log(1 + e)) = (e^2 + 2e) / (e^2 + 2e + 2), which rounds to 1 in float32 from x = 10 on.
-    e: Any = keras.ops.exp(keras.ops.minimum(x, 10.0))
+    # tanh(log(1 + e)) = (e^2 + 2e) / (e^2 + 2e + 2), which rounds to 1 in float32 from x = 10 on,
+    # and in float16 from x = 5 on, where a larger e^2 would overflow.
+    is_half = keras.backend.standardize_dtype(getattr(x, "dtype", "float32")) == "float16"
+    e: Any = keras.ops.exp(keras.ops.minimum(x, 5.0 if is_half else 10.0))
     ratio = e * (e + 2.0)
     return x * (ratio / (ratio + 2.0))
 

@@ -56,11 +56,12 @@ def elbo_terms(x: tf.Tensor, draw: Draw) -> Terms:
 class ELBO:
     """The evidence lower bound: E_q[log p(x | z)] - KL(q(z | x) || p(z)).
 
-    Training may weigh the KL by another number than 1. The `elbo` that is reported never does. A
-    `beta` above 1 lowers the rate and raises the distortion, one below 1 does the opposite. A
+    Training may weigh the KL by another number than 1. The reported `elbo` always has the weight 1.
+    A `beta` above 1 lowers the rate and raises the distortion, one below 1 does the opposite. A
     warm-up lets the decoder learn before the KL switches latent dimensions off.
 
-    `beta` may be set at any time, for example by a callback. It acts from the next step on.
+    `beta` and `warmup_steps` may be set at any time, for example by a callback. A new value acts
+    from the next step on.
 
     Args:
         beta: weight of the KL, > 0. Default 1.0.
@@ -79,7 +80,8 @@ class ELBO:
 
     def __init__(self, beta: float = 1.0, warmup_steps: int = 0) -> None:
         self._variable: tf.Variable | None = None
-        self.warmup_steps = checks.whole_number("warmup_steps", warmup_steps, 0)
+        self._beta, self._warmup_steps = 1.0, 0
+        self.warmup_steps = warmup_steps
         self.beta = beta
 
     @property
@@ -90,6 +92,19 @@ class ELBO:
     @beta.setter
     def beta(self, value: float) -> None:
         self._beta = checks.positive("beta", value)
+        self._keep_weight()
+
+    @property
+    def warmup_steps(self) -> int:
+        """The number of optimizer steps over which the weight of the KL rises from 0."""
+        return self._warmup_steps
+
+    @warmup_steps.setter
+    def warmup_steps(self, value: int) -> None:
+        self._warmup_steps = checks.whole_number("warmup_steps", value, 0)
+        self._keep_weight()
+
+    def _keep_weight(self) -> None:
         # A compiled step reads the variable, so that a new value needs no new compilation.
         if self._variable is not None:
             self._variable.assign(self._beta)
@@ -183,10 +198,20 @@ class IWAE:
     """
 
     def __init__(self, num_samples: int = 50, num_resampled: int | None = None) -> None:
-        self.num_samples = checks.whole_number("num_samples", num_samples, 1)
+        self._num_samples = checks.whole_number("num_samples", num_samples, 1)
         if num_resampled is not None:
-            checks.whole_number("num_resampled", num_resampled, 1, self.num_samples)
-        self.num_resampled = num_resampled
+            checks.whole_number("num_resampled", num_resampled, 1, num_samples)
+        self._num_resampled = num_resampled
+
+    @property
+    def num_samples(self) -> int:
+        """The number of samples of the posterior for each image. It is fixed."""
+        return self._num_samples
+
+    @property
+    def num_resampled(self) -> int | None:
+        """The number of samples that are decoded again for the gradient. It is fixed."""
+        return self._num_resampled
 
     def traced_settings(self) -> tuple[Any, ...]:
         """Returns the Python values that a compiled step has read."""

@@ -16,7 +16,7 @@ from vae_keras.utils import checks
 
 __all__ = ["AutoregressiveFlow", "StandardNormal"]
 
-_KIND = 4  # for the kernels' seeds; the encoders and decoders have the kinds 0 to 3
+_KIND = 4  # for the kernels' seeds; no network has this kind
 # Every factor exp(alpha) lies between e^-3 and e^3, so that a single bad training step cannot make
 # the density infinite.
 _MAX_ALPHA = 3.0

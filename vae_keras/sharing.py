@@ -1,4 +1,4 @@
-"""How a trained model comes by name and goes to others: presets, folders, the Hugging Face Hub."""
+"""Loads models by name, and writes them to files: presets, folders, the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
+from vae_keras import assembly
 from vae_keras.utils import checks, files, keras_file
 from vae_keras.zoo import presets
 
@@ -46,10 +49,12 @@ class _PresetNames:
 
 
 class Sharing:
-    """The methods of `VAE` that load a trained model by name, and write one for others."""
+    """The methods of `VAE` that load a trained model by name, and write one to files."""
 
     built: bool
+    classes: Any
     image_shape: tuple[int, ...]
+    _require_built: Callable[[str], None]
     build: Callable[..., None]
     compile: Callable[..., None]
     from_config: Callable[..., Any]
@@ -90,6 +95,40 @@ class Sharing:
         model.compile()
         return model
 
+    def save(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Saves the model as a `.keras` file; the arguments are those of `keras.Model.save`.
+
+        Raises:
+            checks.InputError: for a name that ends in ".h5" or ".hdf5", a format from which Keras
+                cannot load a model of several parts, and for parts that share a layer.
+        """
+        if os.fspath(filepath).endswith((".h5", ".hdf5")):
+            raise checks.InputError(
+                f"A VAE is saved as a .keras file. Received: {filepath}. "
+                "End the name in .keras, or call save_weights() with a name in .weights.h5."
+            )
+        assembly.check_saved_parts(self)
+        super().save(filepath, *args, **kwargs)  # type: ignore[misc]
+
+    def export(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Exports `call` as Keras does. `export.export_saved_model` writes the other signatures.
+
+        Args:
+            filepath, *args, **kwargs: as in `keras.Model.export`.
+
+        Raises:
+            checks.InputError: for a model with classes, whose `call` takes labels, too.
+        """
+        if self.classes is not None:
+            raise checks.InputError(
+                "Keras' export is for models that take images only. Received: a model with "
+                "classes. Call vae_keras.export.export_saved_model(model, path)."
+            )
+        self._require_built("export")
+        model: Any = self
+        model(np.zeros((1, *self.image_shape), np.float32))  # Keras exports only called models
+        super().export(filepath, *args, **kwargs)  # type: ignore[misc]
+
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes the model as the files of a repository of the Hugging Face Hub.
 
@@ -114,6 +153,7 @@ class Sharing:
                 "save_pretrained needs a model with weights. Received: a model that saw no images. "
                 "Call fit or build((None, H, W, C)) first."
             )
+        assembly.check_saved_parts(self)
         target = checks.writable("the folder", folder, folder=True)
         with tempfile.TemporaryDirectory() as temporary:
             packed = Path(temporary) / "model.keras"

@@ -21,7 +21,8 @@ from vae_keras.inference import Path
 from vae_keras.networks import activation_function, output_shape, variance_scaling
 from vae_keras.utils import checks
 
-_ENCODER, _DECODER = 5, 6  # for the kernels' seeds; the flow has the kind 4
+# For the kernels' seeds. `MLPClassifier` has the kind 6, too, but a top-down model has no classes.
+_ENCODER, _DECODER = 5, 6
 _SMALL = 0.1  # gain of a kernel whose output is small in a fresh network
 _UNIT = math.log(math.e - 1.0)  # softplus of it is 1
 # Keras' global image_data_format may be "channels_first", so every convolution names its own.

@@ -77,7 +77,7 @@ def test_help_names_every_flag_and_is_short(capsys):
         (["--data", "nowhere"], "data must be one of: mnist"),
         (["--strategy", "multi_worker"], "strategy multi_worker needs TF_CONFIG, or a Slurm step"),
         (["--strategy", "all"], "strategy must be one of: none, mirrored, multi_worker"),
-        (["--image-size", "32"], "image_size scales your own images. Received: '32' for mnist"),
+        (["--image-size", "32"], "image_size is for own images only. Received: '32' for mnist"),
         (["--data", ".", "--image-size", "0"], "image_size must be H or HxW"),
     ],
 )

@@ -154,7 +154,7 @@ def usage(free):
     [
         (2519, True, "y", "must fit on its disk. Received: 2,520 bytes of 2,519 that are free"),
         (5000, False, "", "or start the command in a terminal and agree"),
-        (5000, True, "n", "Nothing was written"),
+        (5000, True, "n", "Answer y to go on"),
         (5000, True, "y", None),
         (5040, False, "", None),
     ],

@@ -103,6 +103,15 @@ def test_train_and_test_folders_are_the_division(tmp_path):
     assert as_set(dataset.images.x_test) == as_set(np.stack(files))
 
 
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_an_archive_without_folders_has_the_names_of_its_files(tmp_path, suffix):
+    source = folder_of(tmp_path / "photos")
+    made = shutil.make_archive(os.fspath(tmp_path / "photos"), suffix[1:], source)
+    packed, loose = own_images.open_images(made), own_images.open_images(source)
+    assert packed.files == loose.files
+    assert packed.identity["sha256"] == loose.identity["sha256"]
+
+
 def test_hidden_files_are_passed_over_and_others_counted(tmp_path):
     folder_of(tmp_path)
     folder_of(tmp_path / ".thumbnails", 3)
@@ -196,6 +205,12 @@ def test_sixteen_bits_become_eight(tmp_path):
     np.testing.assert_array_equal(read[..., 0], [[0, 0, 1], [1, 128, 255]])
 
 
+def test_pixels_of_32_bits_are_refused(tmp_path):
+    deep = Image.fromarray(np.full((4, 4), 60, np.int32))
+    with pytest.raises(checks.InputError, match="32 bits, whose range no format states"):
+        one_kind(tmp_path, deep, "x.tif")
+
+
 def test_black_and_white_becomes_grey(tmp_path):
     bits = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).convert("1")
     np.testing.assert_array_equal(one_kind(tmp_path, bits)[..., 0], [[0, 255], [255, 0]])
@@ -240,7 +255,7 @@ def test_half_transparent_pixels_mix_with_white(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
 def test_cameras_orientation_is_followed(tmp_path, orientation, suffix):
     x = np.zeros((16, 32), np.uint8)
     x[:8, :8] = 255  # bright in the top left corner
@@ -380,6 +395,14 @@ def test_a_given_test_set_stays_one(tmp_path):
     assert dataset.split == "as given"
     assert as_set(dataset.images.x_test) == as_set(x[8:])
     assert sorted(dataset.images.y_test) == ["cat", "cat", "dog", "dog"]
+
+
+def test_a_test_set_of_one_class_keeps_all_labels(tmp_path):
+    x = RNG.integers(0, 256, (12, 3, 3), dtype=np.uint8)
+    given = {"y_train": np.arange(8) % 2, "y_test": np.ones(4, np.int64)}
+    images = own_images.open_images(npz(tmp_path / "x.npz", x_train=x[:8], x_test=x[8:], **given))
+    assert sorted(images.images.y_train) == [0] * 4 + [1] * 4
+    assert images.images.y_test.tolist() == [1] * 4
 
 
 def test_an_npz_is_scaled_too(tmp_path):

@@ -56,6 +56,14 @@ def test_the_best_weights_replace_far_worse_ones(tmp_path, digits, objective):
     assert f"epoch {choice.best_epoch} of 9 on the validation images" in sentence
 
 
+def test_one_held_out_image_decides_nothing(tmp_path, digits):
+    path, vae = tmp_path / "best.npz", small_vae()
+    vae.fit(digits, batch_size=20, verbose=0, callbacks=[best.BestWeights(path)])
+    choice = best.choose(vae, digits[:1], path, last_epoch=9)
+    assert not choice.takes_best
+    assert choice.standard_error is None  # JSON has no NaN
+
+
 def test_a_run_that_ends_near_its_best_keeps_its_last_weights(tmp_path, digits):
     path, vae = tmp_path / "best.npz", small_vae()
     vae.fit(digits, batch_size=20, epochs=1, verbose=0, callbacks=[best.BestWeights(path)])

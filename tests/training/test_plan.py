@@ -151,7 +151,7 @@ def test_data_without_a_name_are_refused():
 
 
 def test_a_named_set_is_not_scaled():
-    with pytest.raises(checks.InputError, match="image_size scales your own images"):
+    with pytest.raises(checks.InputError, match="image_size is for own images only"):
         load_data("mnist", "32")
 
 
@@ -186,7 +186,7 @@ def test_given_validation_images_are_the_validation_split():
     assert plan.recipe.validation == 15
     assert len(plan.images("validation")[0]) == 15
     assert "35 for training, 15 for validation, 1 for testing" in " ".join(plan.describe())
-    with pytest.raises(checks.InputError, match="validation counts images where the data come"):
+    with pytest.raises(checks.InputError, match="validation is for data without"):
         planned(TrainConfig(data="mine.npz", validation=5), dataset)
 
 
@@ -241,3 +241,29 @@ def test_the_labels_of_the_data_are_the_classes_of_a_conditional_model(labels, c
 def test_a_condition_needs_the_label_of_each_image(labels, received):
     with pytest.raises(checks.InputError, match=received):
         planned(TrainConfig(data="mine", condition="labels"), labelled(labels * 10))
+
+
+def with_classes(train, test) -> datasets.DataSet:
+    x, of_test = (np.zeros((len(y), 1, 1, 1), np.uint8) for y in (train, test))
+    images = datasets.Images(x, np.array(train), of_test, np.array(test))
+    return datasets.DataSet("mine", images, "as given", own=True)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "received"),
+    [
+        (["a", "b"] * 10 + ["a", "c"], ["a"], "held-out images of c"),
+        (["a", "b"] * 11, ["d"], "held-out images of d"),
+        ([0, 1] * 11, [2], "held-out images of 2"),
+        ([0, 1, -1, 0, 1] * 4, [1], "4 images without a label"),
+    ],
+)
+def test_each_class_that_is_measured_has_an_image_to_train_on(train, test, received):
+    settings = TrainConfig(data="mine", condition="labels", validation=2, test=True)
+    with pytest.raises(checks.InputError, match=received):
+        planned(settings, with_classes(train, test))
+
+
+def test_classes_of_test_images_count_only_with_test():
+    settings = TrainConfig(data="mine", condition="labels", validation=2)
+    assert planned(settings, with_classes([0, 1] * 11, [2])).classes == {"num_classes": 2}

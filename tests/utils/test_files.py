@@ -166,3 +166,9 @@ def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", failing)
     files.sync_folder(tmp_path)
     files.sync_folder(tmp_path / "missing")
+
+
+def test_a_name_of_255_bytes_is_written(tmp_path):
+    path = tmp_path / (125 * "ä" + ".json")
+    files.write_text(path, "x")
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]

@@ -60,8 +60,8 @@ def _detector(arguments: argparse.Namespace, model: VAE) -> Detector:
         if arguments.model is not None and beside(arguments.model).exists():
             if arguments.score is not None:
                 raise checks.InputError(
-                    "--score chooses the score of a new calibration. Received: --score without "
-                    f"--calibrate, beside a {FILE}. Pass --calibrate, or leave --score out."
+                    "--score needs --calibrate beside a calibrated detector. Received: --score "
+                    f"without --calibrate, beside a {FILE}. Pass --calibrate, or leave --score out."
                 )
             return Detector.load(arguments.model, model)
         x = models.validation_images(arguments)

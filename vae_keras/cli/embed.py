@@ -11,7 +11,7 @@ from vae_keras.report import embedding_files
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the embeddings of the test images to `--to`."""
+    """Writes the embeddings of held-out images to `--to`."""
     path = Path(arguments.to)
     embedding_files.check(path)
     model = models.read_model(arguments)

@@ -1,4 +1,4 @@
-"""The command `evaluate`: measures a model on the test set."""
+"""The command `evaluate`: measures a model on held-out images."""
 
 from __future__ import annotations
 

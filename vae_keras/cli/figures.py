@@ -1,4 +1,4 @@
-"""The command `figures`: draws the figures of a model from the test set."""
+"""The command `figures`: draws the figures of a model from held-out images."""
 
 from __future__ import annotations
 

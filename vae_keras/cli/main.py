@@ -80,14 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(add("train", "Trains a preset and writes a run folder."))
     add("presets", "Lists the presets of the zoo.", needs_keras=False)
 
-    command = add("evaluate", "Measures -log p(x), the ELBO and its terms on the test set.")
+    command = add("evaluate", "Measures -log p(x), the ELBO and its terms on held-out images.")
     _add_model(command)
     _add_data(command, "what the model was trained on")
     command.add_argument(
-        "--samples", type=int, default=5000, metavar="K", help="importance samples for each image"
+        "--samples", type=int, default=5000, metavar="K", help="importance samples (default: 5000)"
     )
     command.add_argument(
-        "--images", type=int, metavar="N", help="measure the first N test images (default: all)"
+        "--images", type=int, metavar="N", help="measure the first N images (default: all)"
     )
     _add_refined(command)
     _add_seed(command)
@@ -116,23 +116,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--skip-damaged", action="store_true", help=_SKIP)
     _add_seed(command)
-    command.add_argument("--to", default="verdicts", metavar="DIR", help="folder of the verdicts")
+    command.add_argument(
+        "--to", default="verdicts", metavar="DIR", help="folder (default: verdicts)"
+    )
 
     command = add("sample", "Draws images from the prior into one PNG file.")
     _add_model(command)
     command.add_argument(
-        "--count", type=int, default=25, metavar="N", help="number of images, a multiple of 5"
+        "--count", type=int, default=25, metavar="N", help="a multiple of 5 (default: 25)"
     )
     command.add_argument(
         "--label", metavar="CLASS", help="draw this class: a number or a name (default: every one)"
     )
     _add_seed(command)
-    command.add_argument("--to", default="samples.png", metavar="FILE", help="the PNG file")
+    command.add_argument("--to", default="samples.png", metavar="FILE", help="default: samples.png")
 
-    command = add("figures", "Draws the figures of a model from the test set.")
+    command = add("figures", "Draws the figures of a model from held-out images.")
     _add_model(command)
     _add_data(command, "what the model was trained on")
-    command.add_argument("--to", default="figures", metavar="DIR", help="folder of the PNG files")
+    command.add_argument("--to", default="figures", metavar="DIR", help="folder (default: figures)")
 
     command = add("explore", "Writes a page in which the model runs without a network.")
     _add_model(command)
@@ -164,7 +166,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--version", type=int, metavar="V", help="version of the SavedModel (default: the next)"
     )
-    command.add_argument("--format", default=_FORMATS[0], choices=_FORMATS)
+    command.add_argument(
+        "--format", default=_FORMATS[0], choices=_FORMATS, help="default: saved_model"
+    )
 
     command = add("publish", "Measures a finished run on the test set and adds it to the zoo.")
     command.add_argument("run_folder", metavar="RUN", help="a run folder, such as runs/mlp_mnist")
@@ -201,7 +205,12 @@ def _add_train(command: argparse.ArgumentParser) -> None:
         choices=("labels", "none"),
         help="labels: draw and measure each class by its label, such as a sub-folder's name",
     )
-    add("--strategy", default="none", metavar="NAME", help="none, mirrored or multi_worker")
+    add(
+        "--strategy",
+        default="none",
+        metavar="NAME",
+        help="mirrored or multi_worker (default: none)",
+    )
     add("--test", action="store_true", help="also measure and draw the test set")
     add("--overwrite", action="store_true", help="empty the folder of another run first")
 

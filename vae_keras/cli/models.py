@@ -258,7 +258,7 @@ def _hashes_of_run(arguments: argparse.Namespace) -> np.ndarray | None:
 def _named_training_images(arguments: argparse.Namespace) -> tuple[Any, int]:
     """Returns the training images of the named data of a model, and how many were held out.
 
-    There are none for a model of own images, and for a `.keras` file without a run.
+    Both are empty for a model of own images, and for a `.keras` file without a run.
     """
     if arguments.preset is not None:
         recipe = presets.load_recipe(arguments.preset)

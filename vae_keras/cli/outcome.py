@@ -25,8 +25,9 @@ def run(command: Callable[[], object], debug: bool = False) -> int:
 
     Returns:
         The exit code: 0 after success; 1 after an unexpected error; 2 if an input breaks a rule,
-        the file system refuses or the environment lacks a package; 3 if training met a number that
-        was not finite; 75 if another worker was lost; 130 after Ctrl-C; 143 after SIGTERM.
+        the file system refuses, a package is missing or the memory does not suffice; 3 if training
+        met a number that was not finite; 75 if another worker was lost; 130 after Ctrl-C; 143 after
+        SIGTERM.
 
     Example:
         >>> run(lambda: None)

@@ -42,7 +42,7 @@ class Archive:
             full = [name for name, _ in self._each(contents=False)]
         top = 0
         firsts = {name.split("/")[0] if "/" in name else "" for name in full}
-        if len(firsts) == 1 and catalogue.part_of(*firsts) is None:
+        if len(firsts) == 1 and firsts != {""} and catalogue.part_of(*firsts) is None:
             top = len(next(iter(firsts))) + 1
         self.names = [name[top:] for name in full]
 

@@ -98,7 +98,8 @@ class ArrayFile:
                 self._labels(part.replace("x", "y"), count)
                 for part, count in zip(self._parts, counts, strict=True)
             ]
-        if all(labels is None for labels in found):
+        known = [labels for labels in found if labels is not None]
+        if len({str(label) for labels in known for label in np.unique(labels)}) < 2:
             return catalogue.Catalogue((), parts, None)
         if any(labels is None for labels in found):  # an empty text stands for no label
             pairs = zip(found, counts, strict=True)
@@ -263,10 +264,9 @@ class ArrayFile:
                 f"{part} must hold one label for each image. Received: {len(y)} labels for "
                 f"{num_images} images in {self.path}. Save as many labels as images."
             )
-        classes = np.unique(y)
-        for label in classes:
+        for label in np.unique(y):
             catalogue.check_name(str(label))
-        return y if len(classes) > 1 else None
+        return y
 
     def _reading(self) -> contextlib.AbstractContextManager[None]:
         if self.path.suffix.lower() == ".npz":

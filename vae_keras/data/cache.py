@@ -1,7 +1,7 @@
 """The cache of decoded images: one file of rows for each source, which is mapped into memory.
 
 A cache is a folder with `cache.json`, which names a file of pixels and a file with the catalogue.
-It is written last and replaced as a whole: a reader sees the old cache, or the new one, or none.
+It is written last and replaced as a whole: a reader sees the old cache, the new one, or no cache.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def find(key: Key, say: Callable[[str], None]) -> tuple[Catalogue, Stored] | Non
         say: prints a line, for instance that a cache is damaged.
 
     Returns:
-        The catalogue of all images and what is stored of them, or None if there is no cache, or
-        none that can be used.
+        The catalogue of all images and what is stored of them, or None if there is no usable
+        cache.
     """
     for known in dict.fromkeys((key.size, None)):
         # Images that were not scaled may be what a run of their own size asks for.
@@ -306,7 +306,7 @@ def _agree(folder: Path, needed: int) -> None:
         answer = input(f"The cache of decoded images will take {facts}. Go on? [y/N] ")
         if answer.strip().lower() in ("y", "yes"):
             return
-        remedy = "Nothing was written"
+        remedy = f"Answer y to go on, or {_MOVE[0].lower()}{_MOVE[1:]}"
     else:
         remedy = f"{_MOVE}, or start the command in a terminal and agree"
     raise checks.InputError(

@@ -306,9 +306,20 @@ def load_fashion_mnist(
     """Loads Fashion-MNIST: 60,000 training and 10,000 test images, verified pixel for pixel.
 
     The sources are the local cache, the files of Debian's package dataset-fashion-mnist, and two
-    hosts of the original files. Arguments, result and errors are those of `load_mnist`. The labels
-    0 to 9 stand for T-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag and ankle
-    boot.
+    hosts of the original files. The labels 0 to 9 stand for T-shirt, trouser, pullover, dress,
+    coat, sandal, shirt, sneaker, bag and ankle boot.
+
+    Args:
+        cache_dir: folder of the cache. Default `default_cache_dir()`.
+        say: called with one line for each source that fails. Default `print`.
+
+    Returns:
+        `Images` with uint8 [60000, 28, 28, 1], uint8 [60000], uint8 [10000, 28, 28, 1] and uint8
+        [10000].
+
+    Raises:
+        checks.InputError: if the data could not be loaded from any source. The message gives the
+            reason for each.
 
     References:
         Xiao et al. 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine learning

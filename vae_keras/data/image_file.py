@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from vae_keras.utils import checks
 
@@ -62,7 +62,7 @@ def header(file: ImageFile) -> Header:
             megabytes = f"{file.length / 2**20:,.0f} MB, more than {MAX_FILE_BYTES >> 20}"
             raise _unsound(file.name, megabytes)
         with file.open() as stream, _open(stream) as image:
-            width, height = image.size
+            width, height = _stored_size(image)
             if width * height > MAX_FILE_PIXELS:
                 reason = f"{width} x {height} pixels, more than {MAX_FILE_PIXELS:,}"
                 raise _unsound(file.name, reason)
@@ -139,6 +139,14 @@ def _open(source: IO[bytes]) -> Image.Image:
     return Image.open(source, formats=_FORMATS)
 
 
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Returns width and height as they are stored. Pillow has turned those of a TIFF already."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        return int(tags[TiffImagePlugin.IMAGEWIDTH]), int(tags[TiffImagePlugin.IMAGELENGTH])
+    return image.size
+
+
 def _orientation(image: Image.Image) -> int:
     """Returns the orientation in EXIF, from 1 (upright) to 8, or 1 if EXIF cannot be read."""
     # getexif would decode the whole PNG to look for EXIF data behind the pixels.
@@ -154,6 +162,8 @@ def _plain(image: Image.Image) -> Image.Image:
     """Converts to mode L or RGB: 8 bits, without a palette or transparency."""
     if image.mode == "F":
         raise ValueError("its pixels are floats, whose range no format states")
+    if image.mode == "I" and image.format == "TIFF":
+        raise ValueError("its pixels have 32 bits, whose range no format states")
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's convert would clip them at 255
         deep = np.asarray(image).astype(np.int64)
         if deep.min() < 0 or deep.max() > 65535:

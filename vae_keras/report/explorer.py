@@ -69,7 +69,7 @@ def write(
 
     Raises:
         checks.InputError: if a package for ONNX is missing, ONNX lacks an operation of the model,
-            or the labels of a model with classes cannot be right.
+            or a label of a model with classes is unknown.
         OSError: if the file system refuses.
 
     Example:

@@ -1,7 +1,7 @@
 """Decides when many steps run in one compiled call, and when XLA compiles a step.
 
-Many steps in one call are an optimisation that only the clock may show. Batches are run one by
-one wherever something else could show it. `one_by_one` returns the reason.
+Many steps in one call must change only the speed. If anything else could change, batches run one by
+one. `one_by_one` returns the reason.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from vae_keras.trainer import step
 from vae_keras.utils import checks
 
 _PACKAGE = "vae_keras."
+_STEPS = "train_step", "test_step", "predict_step"  # a user may put one on the instance, too
 _BATCH_HOOKS = (
     "on_batch_begin",
     "on_batch_end",
@@ -132,9 +133,10 @@ def not_rowwise(model: Any) -> str | None:
 
 
 def overridden_step(model: Any, *names: str) -> str | None:
-    """Returns the first of the methods `names` that a user's subclass replaces, or None."""
+    """Returns the first of the methods `names` that a user replaces, or None."""
     for name in names:
-        if not getattr(type(model), name).__module__.startswith(_PACKAGE):
+        own = name in vars(model) or not getattr(type(model), name).__module__.startswith(_PACKAGE)
+        if own:
             return f"{type(model).__name__}.{name}"
     return None
 
@@ -260,7 +262,7 @@ def _overridden(model: Any) -> str | None:
             replaces = callable(value) and not name.startswith("__") and hasattr(ours, name)
             if replaces and name not in ("get_config", "from_config", "build", "summary"):
                 return name
-    return None
+    return next((name for name in _STEPS if name in vars(model)), None)
 
 
 def _unknown(part: Any) -> str | None:

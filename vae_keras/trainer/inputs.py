@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from vae_keras.data import pipelines
+from vae_keras.data.collection import DataSet
 from vae_keras.trainer import replicas
 from vae_keras.utils import checks
 from vae_keras.utils.rows import Array, is_mapped
@@ -89,15 +90,18 @@ class Arrays:
             rows(slice(kept, None), validation_batch_size or self.batch_size),
         )
 
+    def largest_stack(self) -> int:
+        """Returns how many batches a compiled call may hold in memory, >= 1."""
+        rows = min(_STACK_ROWS, _STACK_VALUES // math.prod(self.examples.shape[1:]))
+        return max(1, min(_STACK_STEPS, rows // self.batch_size))
+
     def stack_size(self) -> int:
         """Returns how many batches fit into one compiled call.
 
         It is a divisor of the number of batches where one is near, so that the progress bar ends
         where the epoch does.
         """
-        values = math.prod(self.examples.shape[1:])
-        rows = min(_STACK_ROWS, _STACK_VALUES // values)
-        target = max(1, min(self.num_batches, _STACK_STEPS, rows // self.batch_size))
+        target = min(self.num_batches, self.largest_stack())
         divisor = max(size for size in range(1, target + 1) if self.num_batches % size == 0)
         return divisor if 2 * divisor >= target else target
 
@@ -173,6 +177,11 @@ def unpack(data: Any) -> tuple[Any, Any, Any]:
     Raises:
         checks.InputError: for a longer or an empty tuple.
     """
+    if isinstance(data, DataSet):
+        raise checks.InputError(
+            "Only fit takes a whole DataSet. Received: a DataSet. Pass one of its arrays, such as "
+            "dataset.images.x_test."
+        )
     if not isinstance(data, tuple):
         return data, None, None
     if not 1 <= len(data) <= 3:
@@ -230,9 +239,9 @@ def check_pipeline(
             )
     if not _is_known_to_keras(dataset):
         raise checks.InputError(
-            "Batches must come from a tf.data.Dataset, a keras.utils.PyDataset, a generator or a "
-            f"torch DataLoader. Received: a {type(dataset).__name__}. Pass a generator, such as "
-            "(batch for batch in x)."
+            "Batches must come from a tf.data.Dataset, a keras.utils.PyDataset, a generator, or a "
+            f"loader of torch or grain. Received: a {type(dataset).__name__}. Pass a generator, "
+            "such as (batch for batch in x)."
         )
     if not isinstance(dataset, tf.data.Dataset):
         return
@@ -260,7 +269,7 @@ def batches_of(dataset: Any) -> Any:
     """Returns a dataset, or a generator whose batches are tuples, as Keras wants them.
 
     Raises:
-        checks.InputError: while iterating, for weights that are no numbers.
+        checks.InputError: while iterating, for weights that are not numbers.
     """
 
     def as_tuple(batch: Any) -> tuple[Any, ...]:

@@ -17,6 +17,10 @@ class Diverged(FloatingPointError):
     Attributes:
         step: training step of the number, counted from 0 over all epochs.
         place: name of the first quantity of the step that was not finite, such as "kl".
+
+    Args:
+        step, place: as the attributes.
+        remedy: what the message advises. Default: a lower learning rate, or `clipnorm`.
     """
 
     def __init__(self, step: int, place: str, remedy: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class Provided:
         """Returns an array of examples [N, ...] and builds the model for it.
 
         Raises:
-            checks.InputError: for anything that is no array of examples.
+            checks.InputError: for anything but an array of examples.
         """
         raise NotImplementedError
 
@@ -51,19 +52,24 @@ class Provided:
         raise NotImplementedError
 
     def check_spec(self, spec: tf.TensorSpec) -> None:
-        """Refuses a dataset whose examples cannot be right, and builds the model for the others."""
+        """Refuses a dataset with examples of another form, and builds the model for the others."""
         raise NotImplementedError
 
     def check_parts(self) -> None:
-        """Warns of parts that cannot be right, before training."""
+        """Warns about mistakes in the parts, before training."""
         raise NotImplementedError
 
     def check_support(self, examples: Array) -> None:
         """Refuses examples to train on that the objective gives no meaningful number."""
         raise NotImplementedError
 
-    def learn_from(self, labels: Any) -> None:
-        """Sees the labels of all examples before training on them."""
+    def learn_from(self, labels: Any) -> Callable[[], None]:
+        """Checks the labels of all examples to train on.
+
+        Returns:
+            A function that takes them in. The first epoch calls it when it begins.
+        """
+        return lambda: None
 
     def draws(
         self, rows: int | tf.Tensor, step: int | tf.Tensor, row: int | tf.Tensor, training: bool

@@ -68,15 +68,16 @@ class StepModel(Provided, keras.Model):
             optimizer: a Keras optimizer or its name. Under a `mixed_float16` policy it is wrapped
                 in a `keras.optimizers.LossScaleOptimizer`. Default "adam".
             steps_per_execution: number of batches in a compiled call. "auto" takes about 6,000
-                rows in a call where that cannot be noticed but by the clock, else one batch. With
-                a number, callbacks are called once for that many batches, as in Keras.
+                rows in a call where this changes only the speed, else one batch. With a number,
+                callbacks are called once for that many batches, as in Keras.
                 Default "auto".
             jit_compile: whether XLA compiles the step. "auto" compiles networks of layers that
                 XLA makes faster, to the same numbers. Default "auto".
             run_eagerly: whether every step runs as Python, for debugging. Default False.
 
         Raises:
-            checks.InputError: for an optimizer that Keras does not know, or another value.
+            checks.InputError: for an unknown optimizer, for other values of `jit_compile` or
+                `steps_per_execution`, and for several steps in a call under a strategy.
 
         Example:
             >>> vae = VAE()

@@ -1,19 +1,22 @@
 """A Keras model whose steps maximise a per-example objective with stateless randomness.
 
 `Trainer` owns compile, fit, evaluate and predict. It keeps to the contract of `keras.Model`: the
-same data in the same order gives the same weights, logs and calls of callbacks, whatever form the
-data has. It knows nothing of latents or pixels beyond what a subclass tells it:
+same data in the same order gives the same weights and logs, up to the rounding of float32, and the
+same calls of callbacks, whatever form the data has. It knows nothing of latents or pixels beyond
+what a subclass tells it:
 
 | member | what it says |
 |---|---|
-| `term_names`, `setting_names` | what is logged beside `loss` |
+| `term_names`, `possible_settings`, `setting_names` | what is logged beside `loss` |
+| `seed` | the seed of all random numbers |
 | `parts` | the networks and functions that a step runs through |
+| `example_spec` | the structure of `tf.TensorSpec`s of an example |
 | `as_examples(x)` | an array of examples, checked, or an `InputError` |
-| `check_parts()` | a warning of parts that cannot be right |
-| `check_spec(spec)`, `check_support(examples)` | data that cannot be right, an `InputError` |
+| `check_parts()` | a warning about mistakes in the parts |
+| `check_spec(spec)`, `check_support(examples)` | an `InputError` for data that a step cannot use |
 | `standardize(x, y)` | a batch of a dataset as examples, checked inside the graph |
 | `reads_labels`, `as_labels(y, rows)` | whether examples are pairs (x, y), and checked labels |
-| `learn_from(labels)` | labels of all examples, before training on them |
+| `learn_from(labels)` | a function that takes in the labels of all examples to train on |
 | `draws(rows, step, row, training)` | the random numbers of some rows, a pure function |
 | `evaluate_bound(examples, draws, training, step)` | a `Bound`: the objective and the terms, [N] |
 | `traced_settings()` | the Python values that a compiled step has read |
@@ -23,7 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -103,7 +106,8 @@ class Trainer(StepModel):
             The Keras `History`.
 
         Raises:
-            checks.InputError: for data or arguments that cannot be right. No weight has changed.
+            checks.InputError: for data of another shape, type or range, and for arguments that
+                contradict the data or each other. No weight has changed.
             Diverged: at the first step whose loss or weights are not finite.
 
         Example:
@@ -143,12 +147,12 @@ class Trainer(StepModel):
             )
         elif validation_split:
             data, validation = data.split(validation_split, validation_batch_size)
+        clock = _Clock(self._epoch)
         if isinstance(data, inputs.Arrays):
             self.check_support(data.examples)
-            self.learn_from(data.labels)
+            clock.at_start = self.learn_from(data.labels)
         if self.built:
             self.check_parts()
-        clock = _Clock(self._epoch)
         callbacks = _with_clock(self, callbacks, clock)
         counts = {"steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
         if isinstance(data, inputs.Arrays) and data.weights is not None and not data.weights.all():
@@ -208,7 +212,7 @@ class Trainer(StepModel):
             The figures in the order of `metrics_names`, or a dictionary.
 
         Raises:
-            checks.InputError: for data or arguments that cannot be right.
+            checks.InputError: as `fit`.
         """
         arguments = {
             "verbose": verbose,
@@ -256,7 +260,7 @@ class Trainer(StepModel):
             What `call` returns, for all examples.
 
         Raises:
-            checks.InputError: for data or arguments that cannot be right.
+            checks.InputError: as `fit`.
         """
         x, y, _ = inputs.unpack(x)
         y = y if self.reads_labels else None
@@ -303,7 +307,7 @@ class Trainer(StepModel):
             The logs of this batch.
 
         Raises:
-            checks.InputError: for data that cannot be right. No weight has changed.
+            checks.InputError: for data of another shape, type or range. No weight has changed.
         """
         if class_weight is not None:
             raise checks.InputError(
@@ -407,7 +411,8 @@ class Trainer(StepModel):
         if self.strategy is None and all(isinstance(part, inputs.Arrays) for part in arrays):
             reason = fast_path.one_by_one(self, listed, **counts)
             if reason is None:
-                stack = data.stack_size() if wanted == "auto" else wanted
+                largest = min(part.largest_stack() for part in arrays)
+                stack = min(data.stack_size(), largest) if wanted == "auto" else wanted
             else:
                 _LOG.debug("Batches run one by one: %s.", reason)
         with _executing(self, stack, self._steps_per_execution):
@@ -445,8 +450,12 @@ class _Clock(keras.callbacks.Callback):
         super().__init__()
         self._number = epoch
         self._calls = 0
+        self.at_start: Callable[[], None] | None = None  # what the first epoch calls
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self.at_start is not None:
+            self.at_start()
+            self.at_start = None
         self._number.assign(epoch)
         self._calls = self.model.num_calls
 

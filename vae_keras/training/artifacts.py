@@ -169,7 +169,7 @@ def measure(
             [N, H, W, C], and their labels for a model with classes, see `VAE.paired`.
         binarization: how the images were binarized.
         seed: seed of the binarization and of the posterior samples.
-        split: the split that the images are from: "training", "validation" or "test".
+        split: the split that the images are from: "training", "validation", "test" or "unseen".
 
     Returns:
         Entries of `metrics.json`.

@@ -36,17 +36,19 @@ class Choice:
         last_epoch: the last epoch, counted from 1.
         lost: mean of what the objective lost after the best epoch, in nats per image; 0 if the last
             epoch is the best one.
-        standard_error: standard error of `lost`.
+        standard_error: standard error of `lost`, or None if a single image was held out.
     """
 
     best_epoch: int
     last_epoch: int
     lost: float = 0.0
-    standard_error: float = 0.0
+    standard_error: float | None = 0.0
 
     @property
     def takes_best(self) -> bool:
         """Whether the weights of the best epoch are taken, and not the last ones."""
+        if self.standard_error is None:  # of one image nobody knows how far it scatters
+            return False
         return self.lost > STANDARD_ERRORS * self.standard_error
 
 
@@ -125,7 +127,8 @@ def choose(
     at_end = _objective(model, images, labels)
     model.set_weights(weights)
     lost = Estimate.of(_objective(model, images, labels) - at_end)
-    choice = Choice(epoch, last_epoch, lost.mean, lost.standard_error)
+    error = None if math.isnan(lost.standard_error) else lost.standard_error
+    choice = Choice(epoch, last_epoch, lost.mean, error)
     if not choice.takes_best:
         model.set_weights(last_weights)
     return choice

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vae_keras.data import datasets, own_images
+from vae_keras.labels import MISSING
 from vae_keras.training.build import training_bytes
 from vae_keras.training.config import TrainConfig
 from vae_keras.utils import checks, files
@@ -141,7 +142,7 @@ def make_plan(config: TrainConfig, recipe: presets.Recipe, dataset: datasets.Dat
                 "that images which stay together are on one side."
             )
     _check(recipe, dataset)
-    dataset, classes = _classes_of(recipe, dataset)
+    dataset, classes = _classes_of(recipe, dataset, with_test=config.test)
     if config.test and not len(dataset.images.x_test):
         raise checks.InputError(
             "test needs test images. Received: data with a validation set only. Leave out --test, "
@@ -185,9 +186,8 @@ def load_data(
         )
     for argument, value in (("image_size", image_size), ("group_by", group_by)):
         if value is not None:
-            does = "scales" if argument == "image_size" else "divides"
             raise checks.InputError(
-                f"{argument} {does} your own images. Received: {value!r} for {name}. "
+                f"{argument} is for own images only. Received: {value!r} for {name}. "
                 "Leave it out, or name a folder."
             )
     return datasets.load(name)
@@ -224,7 +224,7 @@ def _sized(
     num_images, given = len(dataset.images.x_train), dataset.validation
     if given and config.validation not in (None, given):
         raise checks.InputError(
-            "validation counts images where the data come without a validation set. "
+            "validation is for data without a validation set of their own. "
             f"Received: {config.validation} beside a set of {given:,} images. Leave it out."
         )
     validation = num_images // _VALIDATION_SHARE if config.validation is None else recipe.validation
@@ -255,22 +255,34 @@ def _deepened(part: presets.Part, sides: tuple[int, int]) -> presets.Part:
 
 
 def _classes_of(
-    recipe: presets.Recipe, dataset: datasets.DataSet
+    recipe: presets.Recipe, dataset: datasets.DataSet, with_test: bool
 ) -> tuple[datasets.DataSet, dict[str, Any] | None]:
     """Returns the data with labels that a model can take, and the classes of the model.
 
-    Labels 0 to K - 1 are taken as they are. The texts of any other labels name the classes.
+    Labels 0 to K - 1 are taken as they are. The texts of any other labels name the classes. Each
+    class needs an image to train on. The classes of test images count only if they are measured.
     """
     if recipe.condition == "none":
         return dataset, None
     _, y_train, _, y_test = images = dataset.images
-    found = np.unique([] if y_train is None else y_train)
-    missing = 0 if y_train is None else int((y_train == "").sum())
+    kept = len(images.x_train) - recipe.validation
+    labels = np.array([]) if y_train is None else y_train
+    found = np.unique(labels[:kept])
+    missing = int((labels == ("" if labels.dtype.kind == "U" else MISSING)).sum())
     if len(found) < 2 or missing:
         received = f"{missing:,} images without a label" if missing else "data without classes"
         raise checks.InputError(
             "condition labels needs the label of each training image, of two classes at least. "
             f"Received: {received}. Put the images of each class into a folder of their own."
+        )
+    measured = [labels[kept:], *([y_test] if with_test and y_test is not None else [])]
+    unknown = np.setdiff1d(
+        np.concatenate([part.astype(str) for part in measured]), found.astype(str)
+    )
+    if len(unknown):
+        raise checks.InputError(
+            "condition labels needs an image to train on of each class that is measured. Received: "
+            f"held-out images of {', '.join(unknown):.100}. Add images, or leave this class out."
         )
     if np.issubdtype(found.dtype, np.integer) and np.array_equal(found, np.arange(len(found))):
         return dataset, {"num_classes": len(found)}

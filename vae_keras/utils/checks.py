@@ -1,7 +1,8 @@
 """Checks of arguments and of the environment.
 
 A check returns the value that it accepts, converted where necessary. For any other value it raises
-an error of one line, which states the rule, what was received and the remedy.
+an error of one line, which states the rule, what was received, and the remedy unless the rule
+already says it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MAX_SEED = 2**31 - 1
 
 
 class InputError(ValueError):
-    """An argument breaks a rule. The message is one line: rule, what was received, remedy."""
+    """An argument breaks a rule. The message is one line, as the module says."""
 
 
 def python_version(version: tuple[int, ...] = sys.version_info[:2]) -> None:
@@ -301,7 +302,7 @@ def images(x: Any, name: str = "x", shape: tuple[int, ...] | None = None) -> Any
         )
     if low < 0 or high > 1:
         raise InputError(
-            f"{name} with float pixels must lie in [0, 1]. Received: [{low:.6g}, {high:.6g}]. "
+            f"{name} with float pixels must lie in [0, 1]. Received: [{low:.9g}, {high:.9g}]. "
             "Divide by 255, or pass uint8."
         )
     return x.astype(np.float32, copy=False)
@@ -427,9 +428,11 @@ def latents(z: Any, latent_dim: int) -> np.ndarray:
             f"latents must be numbers of shape [N, {latent_dim}]. "
             f"Received: dtype {z.dtype}, shape {z.shape}."
         )
+    with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite
+        z = z.astype(np.float32, copy=False)
     if not np.isfinite(z).all():
         raise InputError("latents must be finite. Received: NaN or infinite values.")
-    return z.astype(np.float32, copy=False)
+    return z
 
 
 def _array(value: Any) -> np.ndarray:

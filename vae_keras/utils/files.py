@@ -84,8 +84,12 @@ def staged(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def temporary_name(path: Path) -> Path:
-    """Returns a hidden name in the same folder as `path`, which `sweep` recognises."""
-    return path.with_name(f".writing-{secrets.token_hex(8)}-{path.name}")
+    """Returns a hidden name in the same folder as `path`, which `sweep` recognises.
+
+    A name has at most 255 bytes, so the temporary one has only the end of a long name.
+    """
+    end = os.fsencode(path.name)[-200:].decode(errors="ignore")
+    return path.with_name(f".writing-{secrets.token_hex(8)}-{end}")
 
 
 def sweep(folder: str | os.PathLike[str]) -> None:

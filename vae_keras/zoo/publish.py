@@ -25,8 +25,9 @@ _GOLDEN_IMAGES = 10
 def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) -> Path:
     """Publishes a finished run of a preset in the zoo.
 
-    The test set is read here, by `evaluate`, and by `train --test`; nothing else reads it.
-    All measurements are made before the first file of the zoo is written.
+    Training reads the test set only if `--test` asks for it. This function reads it, and so do the
+    commands that measure or draw a finished model. All measurements are made before the first file
+    of the zoo is written.
 
     Args:
         run: folder of a run that trained a preset without changes to its recipe.
