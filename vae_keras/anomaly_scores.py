@@ -279,7 +279,7 @@ def _rising(start: float, most: int) -> np.ndarray:
 def pixel_code_length(images: tf.Tensor) -> tf.Tensor:
     """Returns about how many nats each pixel takes, given its neighbours on the left and above.
 
-    A universal code of whole numbers spends about log(1 + |r|) on the residual r of a pixel.
+    A universal code of whole numbers spends about log(1 + abs(r)) on the residual r of a pixel.
 
     Args:
         images: float [N, H, W, C] in [0, 1]; pixels are rounded to 256 levels.

@@ -526,7 +526,6 @@ WRITERS = {
     ("export.saved_model", "archive.write_out"),  # into a folder that is renamed
     ("export.saved_model", "os.replace"),  # renames that folder
     ("export.warmup", "tf.io.TFRecordWriter"),  # into a folder that is renamed
-    ("model", "super().save"),  # the user's own call of Keras' save
     ("report.embedding_files", "np.savetxt"),  # atomic_write
     ("report.embedding_files", "held.open"),  # atomic_write
     ("report.embedding_files", "sprite.save"),  # atomic_write
@@ -534,6 +533,8 @@ WRITERS = {
     ("report.figures", "figure.savefig"),  # into memory
     ("report.verdicts", "drawn.save"),  # into memory
     ("sharing", "bare.save"),  # into a temporary folder
+    ("sharing", "super().export"),  # the user's own call of Keras' export
+    ("sharing", "super().save"),  # the user's own call of Keras' save
     ("training.artifacts", "detector.save"),  # write_json
     ("training.artifacts", "model.save"),  # staged
     ("training.best", "np.savez"),  # atomic_write

@@ -302,7 +302,7 @@ def images(x: Any, name: str = "x", shape: tuple[int, ...] | None = None) -> Any
         )
     if low < 0 or high > 1:
         raise InputError(
-            f"{name} with float pixels must lie in [0, 1]. Received: [{low:.9g}, {high:.9g}]. "
+            f"{name} with float pixels must lie in [0, 1]. Received: [{low:.8g}, {high:.8g}]. "
             "Divide by 255, or pass uint8."
         )
     return x.astype(np.float32, copy=False)
