@@ -130,7 +130,7 @@ class _LogisticMixturePixels(tfd.Distribution):
 
     def _log_prob(self, x: tf.Tensor) -> tf.Tensor:
         levels, raw = tf.round(tf.cast(x, tf.float32) * _WHITE), self._raw
-        if levels.shape[:-1] != raw.shape[:-1] or not raw.shape.is_fully_defined():
+        if levels.shape[:-1] != raw.shape[:-1]:
             shape = tf.broadcast_dynamic_shape(tf.shape(levels)[:-1], tf.shape(raw)[:-1])
             levels = tf.broadcast_to(levels, tf.concat([shape, [self._channels]], axis=0))
             raw = tf.broadcast_to(raw, tf.concat([shape, [raw.shape[-1]]], axis=0))
@@ -206,7 +206,8 @@ class _LogisticMixturePixels(tfd.Distribution):
     def _images(self, pixels: tf.Tensor) -> tf.Tensor:
         shape = tf.concat([tf.shape(self._raw)[:-1], [self._channels]], axis=0)
         images = tf.reshape(pixels, shape)
-        return tf.ensure_shape(images, [*self._raw.shape[:-1], self._channels])
+        images.set_shape([*self._raw.shape[:-1], self._channels])  # LiteRT has no EnsureShape
+        return images
 
     def _num_pixels(self) -> int:
         return math.prod(self._raw.shape[-3:-1])

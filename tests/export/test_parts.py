@@ -11,7 +11,15 @@ from keras import layers
 
 from tests.conftest import images, slow_except, small_vae
 from tests.export.conftest import with_random_weights
-from vae_keras import VAE, ConvDecoder, ConvEncoder, TopDownDecoder, TopDownEncoder, export
+from vae_keras import (
+    VAE,
+    ConvDecoder,
+    ConvEncoder,
+    DiscretizedLogisticMixture,
+    TopDownDecoder,
+    TopDownEncoder,
+    export,
+)
 from vae_keras.export import parts
 from vae_keras.utils import checks
 
@@ -24,7 +32,7 @@ def expected_parts(vae: VAE, rows: int) -> list[tuple[dict, dict[str, np.ndarray
     pixels = vae.decode(posterior.loc, **given)
     return [
         ({"images": x, **given}, posterior._asdict()),
-        ({"latents": posterior.loc, **given}, {"probabilities": pixels}),
+        ({"latents": posterior.loc, **given}, {export.signatures.pixel_name(vae): pixels}),
     ]
 
 
@@ -52,7 +60,15 @@ def of_classes() -> VAE:
     return small_vae(num_classes=3)
 
 
+def levels() -> VAE:
+    mixture = DiscretizedLogisticMixture(components=2)
+    numbers = mixture.parameters_per_pixel(3)
+    decoder = ConvDecoder((8, 6, 3), widths=(3, 4), parameters_per_pixel=numbers)
+    return VAE(ConvEncoder(latent_dim=2, widths=(3, 4)), decoder, likelihood=mixture)
+
+
 ARCHITECTURES = {
+    "256 levels": levels,
     "of classes": of_classes,
     "dense": small_vae,
     "convolutions": conv,
@@ -64,7 +80,10 @@ ARCHITECTURES = {
 @pytest.fixture(scope="module")
 def whole(request) -> VAE:
     """A model of an architecture."""
-    return with_random_weights(ARCHITECTURES[request.param]())
+    vae = ARCHITECTURES[request.param]()
+    if not vae.built:  # the encoder of the package learns the channels from the images
+        vae.build((None, *vae.decoder.image_shape))
+    return with_random_weights(vae)
 
 
 def of_each(*fast: str):
@@ -138,7 +157,7 @@ def litert_interpreter():
     return tf.lite.Interpreter
 
 
-@of_each("dense", "recurrent")
+@of_each("dense", "recurrent", "256 levels")
 def test_litert_parts_answer_as_the_model(whole, tmp_path):
     paths = export.export_parts(whole, tmp_path, "litert")
     assert [path.name for path in paths] == ["encoder.tflite", "decoder.tflite"]
@@ -164,6 +183,20 @@ def test_an_operation_that_a_format_lacks_is_refused(unsupported, tmp_path, form
         pytest.importorskip("tf2onnx", reason="the extra [onnx] is not installed")
     with pytest.raises(checks.InputError, match=f"Erfinv in .*quantile.*, which {name} lacks"):
         export.export_parts(unsupported, tmp_path, format)
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_file_is_there_unless_both_parts_could_be_written(small, tmp_path, monkeypatch):
+    write = parts._write_litert
+
+    def only_the_encoder(part, path):
+        if part.name == "decoder":
+            raise checks.InputError("no decoder")
+        write(part, path)
+
+    monkeypatch.setattr(parts, "_write_litert", only_the_encoder)
+    with pytest.raises(checks.InputError, match="no decoder"):
+        export.export_parts(small, tmp_path, "litert")
     assert os.listdir(tmp_path) == []
 
 
