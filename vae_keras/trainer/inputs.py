@@ -6,6 +6,7 @@ Batches of a dataset, a generator or a `PyDataset` are checked when they arrive.
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Iterator
@@ -269,7 +270,8 @@ def batches_of(dataset: Any) -> Any:
     """Returns a dataset, or a generator whose batches are tuples, as Keras wants them.
 
     Raises:
-        checks.InputError: while iterating, for weights that are not numbers.
+        checks.InputError: for a generator without a batch, and while iterating for weights that
+            are not numbers.
     """
 
     def as_tuple(batch: Any) -> tuple[Any, ...]:
@@ -284,7 +286,11 @@ def batches_of(dataset: Any) -> Any:
 
     if not isinstance(dataset, GeneratorType):
         return dataset
-    return (as_tuple(batch) for batch in dataset)  # Keras takes no other kind of iterator
+    first = list(itertools.islice(dataset, 1))  # Keras looks at it in the same way
+    if not first:
+        raise no_batch()
+    # Keras takes no other kind of iterator.
+    return (as_tuple(batch) for batch in itertools.chain(first, dataset))
 
 
 def no_batch() -> checks.InputError:

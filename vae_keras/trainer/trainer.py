@@ -231,8 +231,7 @@ class Trainer(StepModel):
         data = self._take(x, y, sample_weight, batch_size, "steps", steps)
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             arguments["callbacks"] = _flat(callbacks)
-        counts = {"steps": steps}
-        with self._calls_of(data, None, arguments["callbacks"], counts) as stack:
+        with self._calls_of(data, None, arguments["callbacks"], {"steps": steps}) as stack:
             if isinstance(data, inputs.Arrays):
                 endless = stack > 1 or self.strategy is not None
                 arguments["steps"] = data.steps(steps, endless)
@@ -380,6 +379,7 @@ class Trainer(StepModel):
         y = self.as_labels(y, len(x)) if self.reads_labels else y
         if sample_weight is not None:
             sample_weight = checks.sample_weight(sample_weight, len(x))
+        self.reset_metrics()  # Keras does so from version 3.15 on
         return x, y, sample_weight
 
     def _dataset(self, data: Any, stack_size: int, shuffle: bool | None = None) -> Any:
