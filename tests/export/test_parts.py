@@ -186,20 +186,6 @@ def test_an_operation_that_a_format_lacks_is_refused(unsupported, tmp_path, form
     assert os.listdir(tmp_path) == []
 
 
-def test_no_file_is_there_unless_both_parts_could_be_written(small, tmp_path, monkeypatch):
-    write = parts._write_litert
-
-    def only_the_encoder(part, path):
-        if part.name == "decoder":
-            raise checks.InputError("no decoder")
-        write(part, path)
-
-    monkeypatch.setattr(parts, "_write_litert", only_the_encoder)
-    with pytest.raises(checks.InputError, match="no decoder"):
-        export.export_parts(small, tmp_path, "litert")
-    assert os.listdir(tmp_path) == []
-
-
 def test_a_missing_extra_is_named(small, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(checks.InputError, match=r"without tf2onnx. Run: pip install 'vae-keras\["):

@@ -75,16 +75,15 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
         "decoder": ([model.decoder], decode, "latents", (model.latent_dim,)),
     }
     folder = checks.writable("folder", folder, folder=True)
-    write = _write_litert if format == "litert" else _write_onnx
     paths = []
-    with contextlib.ExitStack() as written:  # No file is there unless both could be written.
-        for name, (layers, function, input_name, shape) in parts.items():
-            specs = [tf.TensorSpec([None, *shape], name=input_name), *label]
-            part = _Part(name, layers, function, specs)
-            path = folder / (name + suffix)
-            written.enter_context(write_errors(path))
-            write(part, os.fspath(written.enter_context(files.staged(path))))
-            paths.append(path)
+    for name, (layers, function, input_name, shape) in parts.items():
+        specs = [tf.TensorSpec([None, *shape], name=input_name), *label]
+        part = _Part(name, layers, function, specs)
+        path = folder / (name + suffix)
+        with write_errors(path), files.staged(path) as temporary:
+            write = _write_litert if format == "litert" else _write_onnx
+            write(part, os.fspath(temporary))
+        paths.append(path)
     return paths[0], paths[1]
 
 
