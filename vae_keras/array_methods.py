@@ -32,7 +32,7 @@ class Posterior(NamedTuple):
     scale: Any
 
 
-@dataclass(frozen=True)  # Keras would export the members of a tuple beside `call`
+@dataclass(frozen=True)  # no tuple, whose members Keras would export beside `call`
 class Graphs:
     """The tensor functions of the array methods, as graphs with a free number of rows.
 

@@ -140,7 +140,10 @@ def _open(source: IO[bytes]) -> Image.Image:
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
-    """Returns width and height as they are stored. Pillow has turned those of a TIFF already."""
+    """Returns width and height as the file stores them.
+
+    Pillow swaps the `size` of a TIFF that a camera stored on its side, but not that of a JPEG.
+    """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
         return int(tags[TiffImagePlugin.IMAGEWIDTH]), int(tags[TiffImagePlugin.IMAGELENGTH])

@@ -47,7 +47,7 @@ class Choice:
     @property
     def takes_best(self) -> bool:
         """Whether the weights of the best epoch are taken, and not the last ones."""
-        if self.standard_error is None:  # of one image nobody knows how far it scatters
+        if self.standard_error is None:  # a single image has no spread
             return False
         return self.lost > STANDARD_ERRORS * self.standard_error
 
