@@ -1,7 +1,8 @@
 # `make train` trains the preset mlp_mnist. `make test` runs the checks of CI. `make test-all` adds the
 # slow tests, and `make test-lowest` runs a selection on the lowest supported versions. `make serve`
 # exports a preset and serves it with TF Serving, the binary or Docker. `make docs` builds the site and
-# runs its notebooks. Each target sets up what it needs.
+# runs its notebooks. `make bench` runs the benchmarks. `make clean` removes what the targets made,
+# except runs. Each target sets up what it needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -12,7 +13,8 @@ PRESET ?= mlp_mnist
 train: $(VENV)/.ready
 	$(BIN)/python train.py
 
-# The export is made anew, so that it is never older than the weights or the code.
+# The export is made anew, so that it is never older than the weights or the code. Stop the server
+# first: all versions of the preset are removed.
 serve: $(VENV)/.ready
 	rm -rf "serving/models/$(PRESET)"
 	$(BIN)/python -m vae_keras export --preset "$(PRESET)" --to "serving/models/$(PRESET)" --version 1

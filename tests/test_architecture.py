@@ -53,6 +53,7 @@ LAYERS = (
     ("trainer.fast_path",),
     ("trainer.replicas",),
     ("trainer.inputs", "trainer.step_model"),
+    ("trainer.callbacks", "trainer.intake"),
     ("trainer.trainer",),
     ("trainer",),
     ("labels",),

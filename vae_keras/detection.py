@@ -30,7 +30,8 @@ NUM_SAMPLES = 10
 """Default number of importance samples behind the likelihood of an image."""
 
 PROCEDURES = ("each", "benjamini_hochberg")
-"""What `false_alarms` limits: the rate among normal images, or the share of flagged images."""
+"""What `false_alarms` limits: the rate among normal images, or the expected share of normal images
+among those that are flagged."""
 
 _FORMAT = 1
 _FIT_SHARE = 4  # one image in four fits the constants of a score; the others calibrate
@@ -66,8 +67,8 @@ class Detector:
         fitted: number of calibration images that fitted the constants, and calibrate nothing.
         num_samples: importance samples behind the likelihood of an image.
         patch_scale: standard deviation of the smoothing of heat maps, in pixels.
-        hot: what the largest smoothed deviance and code length of a patch exceed in one
-            calibration image of a hundred, float32 [2]. Heat maps are in units of it.
+        hot: the 99% quantiles, over calibration images, of the largest smoothed deviance and code
+            length of a patch, float32 [2]. Heat maps are in units of it.
 
     Example:
         >>> detector = Detector.calibrate(vae, x_train)
@@ -167,7 +168,8 @@ class Detector:
         if not np.isfinite(calibration).all():
             raise checks.InputError(
                 "the scores of calibration images must be finite. Received: "
-                f"{np.count_nonzero(~np.isfinite(calibration))} others. Train the model again."
+                f"{np.count_nonzero(~np.isfinite(calibration))} scores that are not. "
+                "Train the model again."
             )
         hot = np.quantile([found.patch[kept], found.detail[kept]], _HOT, axis=1)
         hot = np.maximum(hot, _COLDEST).astype(np.float32)
@@ -259,8 +261,7 @@ class Detector:
     def heat_maps(self, x: Any) -> np.ndarray:
         """Returns where an image is unusual: the smoothed deviance and code length of its pixels.
 
-        Each is divided by what one calibration image in a hundred exceeds anywhere, and the larger
-        one counts.
+        Each map is divided by its value in `hot`. The larger of the two is returned.
 
         Args:
             x: images in any form that `VAE.fit` takes.
@@ -308,7 +309,7 @@ class Detector:
 
     def _images(self, x: Any) -> Array:
         images = self.model.images(x)
-        # One image may be black and white by chance, which only a set of images may not be.
+        # A single image may be black and white by chance, so only a whole set is refused for it.
         if self.model.likelihood.support == "levels":
             self.model.check_support(images)
         return images
@@ -427,8 +428,8 @@ def _require_new(images: Array, trained_on: np.ndarray | None) -> None:
         known += int(np.isin(store.digests(block), trained_on).sum())
     if known:
         raise checks.InputError(
-            "calibration images must be new to the model, which gives those that it trained on "
-            f"lower scores. Received: {known} of {len(images)} images that it trained on. "
+            "calibration images must be new to the model. It gives lower scores to images that it "
+            f"trained on. Received: {known} of {len(images)} images that it trained on. "
             "Pass other images."
         )
 

@@ -21,7 +21,7 @@ SCALE_FLOOR = 1e-4
 
 
 SATURATED = 50.0
-"""Absolute value of a logit whose pixel is black or white but for e^-50."""
+"""A logit beyond this absolute value is saturated: its pixel is within e^-50 of black or white."""
 
 SCALE_PARAMETERS = ("raw", "log_variance", "scale")
 """What an encoder may return beside loc: the scale before the softplus, the log-variance, or the

@@ -39,7 +39,7 @@ CURVE = (1, 10, 100, 1000, 5000)
 FEW = 100
 """Samples that `estimate_by_difference` draws for every image."""
 
-_THREADS = 2  # One computes while the other draws noise or waits: 0.77 of the time on two cores.
+_THREADS = 2  # One computes while the other draws noise. The benchmarks' findings have the gain.
 _KERNEL_ROWS = 1000  # decoder rows in one matrix product; 200 and 500 take the same time
 
 
@@ -198,7 +198,8 @@ def estimate_log_likelihood(
         model: a built model.
         x: images in any form that `VAE.fit` takes. A `Bernoulli` likelihood needs binary pixels, 0
             and 1 or 0 and 255; `data.binarize` makes them. A `ContinuousBernoulli` needs grey
-            pixels, uint8 0..255 or floats in [0, 1].
+            pixels, uint8 0..255 or floats in [0, 1]. A `DiscretizedLogisticMixture` needs uint8
+            pixels or multiples of 1/255.
         num_samples: importance samples for each image, from 1 to 2^31 - 1. Default 5000.
         seed: seed of the noise, integer in [0, 2^31). Default 0.
         chunk_size: samples of an image that are drawn at a time. Default 1000.

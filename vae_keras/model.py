@@ -35,7 +35,7 @@ class VAE(Sharing, ConditionalMethods, ImageExamples, Trainer):
     0..255 or floats in [0, 1], with or without a channel axis. The logs are `elbo`,
     `log_likelihood` and `kl` in nats per image, and `loss`, which the optimizer minimises: means
     over the examples seen. A higher `elbo` is better. An objective that weighs the KL adds
-    `kl_weight`. `evaluate` measures the `loss` with its final value.
+    `kl_weight`. `evaluate` measures the `loss` with the weight after the warm-up.
 
     Args:
         encoder: Keras layer or model from images [N, H, W, C] to the posterior's parameters: loc
@@ -72,9 +72,9 @@ class VAE(Sharing, ConditionalMethods, ImageExamples, Trainer):
             Default 1.0.
 
     Raises:
-        checks.InputError: for a part that is no Keras layer or lacks a method that the model calls,
-            networks that do not fit each other, an unknown binarization or one that does not go
-            with the likelihood, or a number out of range.
+        checks.InputError: for a part that is not a Keras layer or lacks a method that the model
+            calls, networks that do not fit each other, an unknown binarization or one that does
+            not go with the likelihood, or a number out of range.
 
     Example:
         >>> vae = VAE()

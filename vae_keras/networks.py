@@ -48,7 +48,7 @@ class _Network(keras.layers.Layer):
 
     @property
     def predict(self) -> NoReturn:
-        """Raises AttributeError: a layer has no `predict`, the VAE has `encode` and `decode`."""
+        """Raises AttributeError: a layer has no `predict`. The VAE has `encode` and `decode`."""
         name = type(self).__name__
         raise AttributeError(
             f"predict is a method of Keras models, and {name} is a layer. "
@@ -421,7 +421,7 @@ class ConvEncoder(_Conv):
         self._down = [
             keras.layers.Conv2D(
                 width,
-                _kernel_size(stage),
+                kernel_size(stage),
                 strides=2,
                 padding="same",
                 data_format=_CHANNELS_LAST,
@@ -528,7 +528,7 @@ class ConvDecoder(_Conv):
         self._up = [
             (keras.layers.Conv2D if repeats else keras.layers.Conv2DTranspose)(
                 filters,
-                _kernel_size(stage) if not repeats else 3,
+                kernel_size(stage) if not repeats else 3,
                 strides=1 if repeats else 2,
                 padding="same",
                 data_format=_CHANNELS_LAST,
@@ -634,8 +634,8 @@ def activation_function(name: str) -> Callable[[Any], Any]:
         A function from a tensor to a tensor of the same shape.
 
     Raises:
-        checks.InputError: for any other value, also for the functions and for None, which Keras
-            accepts: a configuration must be able to name the activation.
+        checks.InputError: for any other value. Functions and None are refused, too, because a
+            configuration must name the activation.
 
     Example:
         >>> activation_function("mish").__name__
@@ -701,8 +701,15 @@ def _doubled(h: Any) -> Any:
     return keras.ops.reshape(h, (-1, 2 * height, 2 * width, channels))
 
 
-def _kernel_size(stage: int) -> int:
-    """Returns a larger kernel for the stage with the fewest channels, where it costs little."""
+def kernel_size(stage: int) -> int:
+    """Returns the size of a stage's kernels, which is larger where channels are few.
+
+    Args:
+        stage: number of the stage, 0 for the one at the resolution of the images.
+
+    Returns:
+        Height and width of a kernel.
+    """
     return 5 if stage == 0 else 3
 
 

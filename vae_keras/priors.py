@@ -28,8 +28,8 @@ class AutoregressiveFlow(keras.layers.Layer):
 
     Each flow maps u to z, one dimension after the other: z_d = u_d * exp(alpha_d) + mu_d, where
     alpha_d and mu_d are functions of z_1 to z_(d-1). The order of the dimensions is reversed
-    between two flows. A fresh prior is N(0, I). A density needs one pass through each flow's
-    network, a draw needs one pass for each dimension.
+    between two flows. A fresh prior is N(0, I). A density takes one pass through each flow's
+    network. A draw takes one pass for each dimension.
 
     Args:
         depth: number of flows, >= 1. Default 4.

@@ -3,8 +3,7 @@
 The encoder runs from the pixels up to the top group, and gives each group below a context. The
 decoder runs from the top group down to the logits. On its way, each group adds its latents to the
 features h. In inference, the posterior of a group sees the context and h, and h carries all groups
-above. The prior of every latent is N(0, 1): what one group says about the next lies inside the
-decoder.
+above. The prior of every latent is N(0, 1). The decoder makes a group depend on those above it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import keras
 
 from vae_keras.distributions import SCALE_FLOOR
 from vae_keras.inference import Path
-from vae_keras.networks import activation_function, output_shape, variance_scaling
+from vae_keras.networks import activation_function, kernel_size, output_shape, variance_scaling
 from vae_keras.utils import checks
 
 # For the kernels' seeds. `MLPClassifier` has the kind 6, too, but a top-down model has no classes.
@@ -179,7 +178,7 @@ class TopDownEncoder(_TopDown):
         kernels = _Kernels(self.seed, _ENCODER, self.dtype_policy)
         self._down, self._blocks, self._contexts = [], [], []
         for stage, width in enumerate(self.widths):
-            self._down.append(kernels.conv(f"down_{stage}", width, _size(stage), strides=2))
+            self._down.append(kernels.conv(f"down_{stage}", width, kernel_size(stage), strides=2))
             block = _Block(
                 kernels, width, self._activation, name=f"block_{stage}", dtype=self.dtype_policy
             )
@@ -275,7 +274,7 @@ class TopDownDecoder(_TopDown):
                 ]
             )
             filters = (channels, *self.widths)[stage]
-            self._up.append(kernels.up(f"up_{stage}", filters, _size(stage)))
+            self._up.append(kernels.up(f"up_{stage}", filters, kernel_size(stage)))
 
     @property
     def latent_groups(self) -> list[tuple[int, ...]]:
@@ -311,7 +310,7 @@ class TopDownDecoder(_TopDown):
             training: not used; no layer behaves differently in training. Default False.
 
         Returns:
-            `Path`, float32 but for the logits.
+            `Path`. All its members except the logits are float32.
         """
         if len(context) != len(self.latent_groups):
             raise checks.InputError(
@@ -369,11 +368,6 @@ class TopDownDecoder(_TopDown):
             "image_shape": list(self.image_shape),
             "parameters_per_pixel": self.parameters_per_pixel,
         }
-
-
-def _size(stage: int) -> int:
-    """Returns a larger kernel for the stage with the fewest channels, where it costs little."""
-    return 5 if stage == 0 else 3
 
 
 def _flat(part: Any) -> Any:

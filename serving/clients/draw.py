@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 from matplotlib.figure import Figure
-from rest_client import URL, RequestError, predict
+from rest_client import URL, RequestError, pixels, predict
 
 _SIDE = 5
 _STEPS = 9
@@ -40,7 +40,7 @@ def main() -> None:
 
     count = _SIDE * _SIDE
     seeds = np.stack([np.full(count, arguments.seed), np.arange(count)], axis=1)
-    samples = predict(arguments.url, "sample", {"seeds": seeds})["probabilities"]
+    samples = pixels(predict(arguments.url, "sample", {"seeds": seeds}))
     ends = {
         "start_images": np.repeat(samples[:1], _STEPS, axis=0),
         "end_images": np.repeat(samples[1:2], _STEPS, axis=0),

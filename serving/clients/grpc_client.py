@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import grpc
 import numpy as np
 import tensorflow as tf
-from rest_client import MAX_ROWS, split
+from rest_client import MAX_ROWS, pixels, split
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 TARGET = "localhost:8500"
@@ -95,7 +95,7 @@ def main() -> None:
     with open_channel(arguments.target) as channel:
         inputs = {"seeds": np.array(seeds, np.int32)}
         drawn = predict(channel, arguments.model, "sample", inputs, label=arguments.label)
-    for row, image in enumerate(drawn["probabilities"]):
+    for row, image in enumerate(pixels(drawn)):
         print(f"row {row}: image {image.shape}, mean {image.mean():.4f}")
 
 

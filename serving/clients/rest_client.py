@@ -106,6 +106,20 @@ def split(inputs: Mapping[str, np.ndarray], max_rows: int) -> list[dict[str, np.
     ]
 
 
+def pixels(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns the images among the outputs of `sample`.
+
+    They are called "probabilities" if pixels are binary, and "means" otherwise.
+
+    Args:
+        outputs: arrays by the name of the output.
+
+    Returns:
+        Images [N, H, W, C].
+    """
+    return outputs["probabilities" if "probabilities" in outputs else "means"]
+
+
 def predict_rows(url: str, signature: str, rows: list[Any], timeout: float = 10.0) -> list[Any]:
     """Sends one request in row form.
 
@@ -173,8 +187,9 @@ def main() -> None:
     arguments = parser.parse_args()
     seeds = np.stack([np.full(arguments.count, arguments.seed), np.arange(arguments.count)], axis=1)
     drawn = predict(arguments.url, "sample", {"seeds": seeds})
-    scores = predict(arguments.url, "score", {"images": drawn["probabilities"], "seeds": seeds})
-    for row, (image, elbo) in enumerate(zip(drawn["probabilities"], scores["elbo"], strict=True)):
+    images = pixels(drawn)
+    scores = predict(arguments.url, "score", {"images": images, "seeds": seeds})
+    for row, (image, elbo) in enumerate(zip(images, scores["elbo"], strict=True)):
         print(f"row {row}: image {image.shape}, mean {image.mean():.4f}, ELBO {elbo:.3f} nats")
 
 

@@ -40,6 +40,17 @@ def _synchronized():
 table.NETWORKS["synchronized"] = table.Network(_synchronized)
 
 
+def _several():
+    kinds = keras.optimizers
+    if not hasattr(kinds, "MultiOptimizer"):  # Keras before 3.13
+        return kinds.SGD(table.RATE)
+    biases = {".*bias": kinds.SGD(table.RATE / 2)}
+    return kinds.MultiOptimizer(kinds.OptimizerMap(kinds.SGD(table.RATE), biases))
+
+
+table.OPTIMIZERS["several"] = _several
+
+
 def build(network):
     """A model of the table, or one of three classes, with or without a classifier."""
     if network not in ("classes", "classes that miss"):
@@ -92,13 +103,22 @@ CASES = {
     "loss-scale": ("mlp", "loss_scale_factor", lambda: {"x": X, "batch_size": 8}),
     "dynamic-scale": ("mlp", "dynamic loss scale", lambda: {"x": X, "batch_size": 8}),
     "ema": ("mlp", "ema", lambda: {"x": X, "batch_size": 8}),
-    "steps": ("mlp", "sgd", lambda: {"x": X, "batch_size": 8, "steps_per_epoch": 3}),
+    "steps": ("mlp", "sgd", lambda: {"x": X, "batch_size": 8, "steps_per_epoch": 3, "epochs": 5}),
+    "several": ("mlp", "several", lambda: {"x": X, "batch_size": 8}),
+    "distributed": ("mlp", "sgd", lambda: {"x": dataset(X, np.zeros(45), W)}),
     "checkpoint-rate": ("mlp", "sgd", lambda: {"x": X, "batch_size": 8, "shuffle": False}),
     "mixed": ("mixed bfloat16", "sgd", lambda: {"x": X, "batch_size": 8}),
 }
 # name: network, optimizer, arguments of compile and fit, words of the refusal
 REFUSED = {
     "accumulation": ("mlp", "accumulation", {}, {"x": X}, "gradient_accumulation_steps=4"),
+    "uneven-epochs": (
+        "mlp",
+        "sgd",
+        {},
+        {"x": X, "batch_size": 8, "steps_per_epoch": 4},
+        "must divide the number of batches, 6. Received: 4",
+    ),
     "compiled-state": (
         "batch normalization",
         "sgd",
@@ -114,6 +134,7 @@ REFUSED = {
         "needs a row for each of 2 replicas",
     ),
 }
+FAST = ("arrays", "batch-norm")  # the cases of the fast suite
 
 
 def two_devices():
@@ -178,6 +199,8 @@ def normalised_apart():
 
 
 def main(path, names):
+    if set(names) <= set(FAST):  # as in the processes of the fast suite
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     processor = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
         processor, [tf.config.LogicalDeviceConfiguration()] * 2
@@ -201,7 +224,10 @@ def main(path, names):
                 start = np.concatenate([w.ravel() for w in vae.get_weights()])
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    history = vae.fit(**arguments(), epochs=2, callbacks=[recorder], verbose=0)
+                    given = {"epochs": 2, **arguments()}
+                    if name == "distributed" and vae.strategy is not None:
+                        given["x"] = vae.strategy.experimental_distribute_dataset(given["x"])
+                    history = vae.fit(**given, callbacks=[recorder], verbose=0)
                 found[f"{key} evaluate"] = vae.evaluate(measured, batch_size=8, verbose=0)
                 found[f"{key} predict"] = vae.predict(measured, verbose=0)
                 found[f"{key} start"] = start

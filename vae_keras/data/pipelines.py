@@ -128,6 +128,7 @@ def shares(
     shuffle_seed: int | None = None,
     first_epoch: tf.Variable | int = 0,
     padded: bool = True,
+    epochs_of_pass: int = 1,
 ) -> tf.data.Dataset:
     """Makes the `Share`s that some of the replicas take of every global batch.
 
@@ -140,6 +141,8 @@ def shares(
         num_replicas: number of replicas of all workers.
         padded: whether missing rows are padded with rows of weight 0, so that all shares have
             one shape. Otherwise a share may hold fewer rows, or no row. Default True.
+        epochs_of_pass: difference between the numbers of two passes that follow one another.
+            Default 1.
 
     Returns:
         An endless `tf.data.Dataset` of `Share`, ceil(N / batch_size) * len(replicas) in a pass.
@@ -173,7 +176,7 @@ def shares(
     # Workers ask each other at every step whether all have data left, unless the dataset says
     # that it is endless.
     infinite = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    return _endless(one_pass, first_epoch).apply(infinite)
+    return _endless(one_pass, first_epoch, epochs_of_pass).apply(infinite)
 
 
 def epoch_order(num: int, seed: int | None, epoch: int | tf.Tensor) -> tf.Tensor:
@@ -216,9 +219,11 @@ def _number(epoch: tf.Variable | int) -> tf.data.Dataset:
 
 
 def _endless(
-    one_pass: Callable[[tf.Tensor], tf.data.Dataset], first: tf.Variable | int
+    one_pass: Callable[[tf.Tensor], tf.data.Dataset], first: tf.Variable | int, step: int = 1
 ) -> tf.data.Dataset:
-    epochs = _number(first).flat_map(lambda number: tf.data.Dataset.counter(number, dtype=tf.int64))
+    epochs = _number(first).flat_map(
+        lambda number: tf.data.Dataset.counter(number, step, dtype=tf.int64)
+    )
     return _prefetched(epochs.flat_map(one_pass))
 
 

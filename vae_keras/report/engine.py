@@ -75,8 +75,8 @@ def find(folder: str | os.PathLike[str] | None = None) -> Engine:
         found = _read(cache)
     if found is None:
         raise checks.InputError(
-            f"the files of {PACKAGE} {VERSION} must have the known SHA-256. Received: others "
-            f"from npm. {_other_way()}"
+            f"the files of {PACKAGE} {VERSION} must have the known SHA-256. Received: files "
+            f"with another one from npm. {_other_way()}"
         )
     return found
 

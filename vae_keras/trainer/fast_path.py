@@ -110,7 +110,7 @@ def one_by_one(
         return "functions run eagerly"
     if keras.config.max_steps_per_epoch():
         return "keras.config.max_steps_per_epoch is set"
-    if model.optimizer.gradient_accumulation_steps:
+    if any(optimizer.gradient_accumulation_steps for optimizer in step.optimizers_of(model)):
         return "the optimizer accumulates gradients"
     if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
         return "the optimizer scales the loss dynamically"
@@ -172,8 +172,8 @@ def wants_xla(model: Any, jit_compile: bool | str) -> bool:
 
     Args:
         model: a built and compiled `Trainer`.
-        jit_compile: as in `Trainer.compile`. "auto" compiles only layers of which it is known
-            that XLA compiles them to the same numbers.
+        jit_compile: as in `Trainer.compile`. "auto" compiles only layers for which XLA is known
+            to give the same numbers.
 
     Raises:
         checks.InputError: when `jit_compile` is True and XLA lacks an operation.
@@ -200,7 +200,8 @@ def _lower(model: Any) -> None:
     """Lowers a step on two rows to XLA's language, and raises ValueError where XLA lacks a part."""
 
     def one_step(examples: Any, weights: tf.Tensor, draws: Any) -> tf.Tensor:
-        return step.one_step(model, examples, weights, draws, training=True)
+        # An evaluation leaves the optimizer as it is, and may come before its variables are made.
+        return step.one_step(model, examples, weights, draws, training=model.optimizer.built)
 
     if tf.executing_eagerly():  # inside a graph there is nothing to lower yet
         kernel = tf.function(one_step, jit_compile=True, autograph=False)
@@ -266,7 +267,7 @@ def _overridden(model: Any) -> str | None:
 
 
 def _unknown(part: Any) -> str | None:
-    """The first thing in a part of which nobody knows that it treats each row by itself."""
+    """Returns the first layer of a part that is not known to treat each row separately."""
     if not isinstance(part, keras.layers.Layer):
         return None if type(part).__module__.startswith(_PACKAGE) else type(part).__name__
     for layer in layers_of(part):

@@ -6,11 +6,11 @@ Batches of a dataset, a generator or a `PyDataset` are checked when they arrive.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from types import GeneratorType
 from typing import Any
 
@@ -29,7 +29,7 @@ _STACK_STEPS = 50
 _STACK_VALUES = _STACK_ROWS * 28 * 28  # values of a compiled call: large images fill the memory
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Arrays:
     """Examples in memory, or `Rows` that are read when they are needed.
 
@@ -37,13 +37,13 @@ class Arrays:
         examples: [N, ...].
         labels: structure of arrays [N, ...], or None.
         weights: float32 [N], or None when all examples weigh the same.
-        batch_size: rows of a batch.
+        batch_size: rows of a batch. Default 32.
     """
 
     examples: Array
     labels: Any
     weights: np.ndarray | None
-    batch_size: int
+    batch_size: int = 32
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -58,12 +58,43 @@ class Arrays:
         """The number of batches of a pass."""
         return -(-len(self) // self.batch_size)
 
-    def split(self, fraction: float, validation_batch_size: int | None) -> tuple[Arrays, Arrays]:
+    def in_batches(self, batch_size: int | None, steps: int | None) -> Arrays:
+        """Sets the rows of a batch as Keras does.
+
+        Args:
+            batch_size: rows of a batch, or None for as many as give `steps` batches.
+            steps: number of batches that the user asked for, or None for all of 32 rows.
+
+        Returns:
+            The same arrays with another `batch_size`.
+        """
+        if batch_size is None:
+            # Keras takes its own limit for a number of steps, too.
+            limits = [limit for limit in (steps, keras.config.max_steps_per_epoch()) if limit]
+            batch_size = -(-len(self) // min(limits)) if limits else 32
+        return dataclasses.replace(self, batch_size=min(batch_size, len(self)))
+
+    def epochs_of_pass(self, steps: int | None) -> int:
+        """Returns how many epochs of `steps` steps a pass over the data takes."""
+        return -(-self.num_batches // min(steps or self.num_batches, self.num_batches))
+
+    def check_epochs(self, steps: int | None) -> None:
+        """Refuses epochs of which the last one of a pass would be shorter than the others.
+
+        Keras ends an epoch where a pass ends. Under a strategy, passes follow one another without
+        an end that Keras could see.
+        """
+        if steps is not None and steps < self.num_batches and self.num_batches % steps:
+            raise checks.InputError(
+                "steps_per_epoch under a strategy must divide the number of batches, "
+                f"{self.num_batches}. Received: {steps}. Pass a divisor, or leave it out."
+            )
+
+    def split(self, fraction: float) -> tuple[Arrays, Arrays]:
         """Holds out the last rows, as Keras does.
 
         Args:
             fraction: part of the rows to hold out, between 0 and 1.
-            validation_batch_size: rows of a batch of the rows held out. Default: `batch_size`.
 
         Returns:
             The rows kept and the rows held out.
@@ -79,17 +110,13 @@ class Arrays:
                 f"Received: {fraction} of {len(self)} examples. Pass another fraction."
             )
 
-        def rows(part: slice, batch_size: int) -> Arrays:
+        def rows(part: slice) -> Arrays:
             labels, weights = tf.nest.map_structure(
                 lambda each: None if each is None else each[part], (self.labels, self.weights)
             )
-            examples = self.examples[part]
-            return Arrays(examples, labels, weights, min(batch_size, len(examples)))
+            return Arrays(self.examples[part], labels, weights, self.batch_size)
 
-        return (
-            rows(slice(kept), self.batch_size),
-            rows(slice(kept, None), validation_batch_size or self.batch_size),
-        )
+        return rows(slice(kept)), rows(slice(kept, None))
 
     def largest_stack(self) -> int:
         """Returns how many batches a compiled call may hold in memory, >= 1."""
@@ -116,6 +143,7 @@ class Arrays:
         padded: bool = False,
         shuffle_seed: int | None = None,
         epoch: tf.Variable | int = 0,
+        epochs_of_pass: int = 1,
     ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
         """Makes the dataset that Keras iterates over.
 
@@ -127,7 +155,8 @@ class Arrays:
             padded: whether rows of weight 0 may complete a replica's part of a batch. Default
                 False.
             shuffle_seed: seed of the order, or None for the order of the data. Default None.
-            epoch: number of the first pass. Default 0.
+            epoch: number of the epoch in which the first pass begins. Default 0.
+            epochs_of_pass: number of epochs that a pass takes. Default 1.
         """
         weights = self.weights
         if strategy is None and stack_size == 1:
@@ -140,7 +169,14 @@ class Arrays:
         examples = (self.examples, self.labels) if paired else self.examples
         if strategy is not None:
             return replicas.dataset(
-                strategy, examples, weights, self.batch_size, shuffle_seed, epoch, padded
+                strategy,
+                examples,
+                weights,
+                self.batch_size,
+                shuffle_seed,
+                epoch,
+                padded,
+                epochs_of_pass,
             )
         return pipelines.stacks(examples, weights, self.batch_size, stack_size, shuffle_seed, epoch)
 
@@ -202,6 +238,8 @@ def labels(y: Any, num: int) -> Any:
 
     def array(part: Any) -> np.ndarray:
         part = np.asarray(part)
+        if part.dtype.kind == "f":  # as Keras does
+            part = part.astype(keras.config.floatx())
         if part.ndim == 0 or len(part) != num:
             raise checks.InputError(
                 "y must hold one row for each example. "
@@ -296,7 +334,7 @@ def batches_of(dataset: Any) -> Any:
 def no_batch() -> checks.InputError:
     """Returns the error for data without any batch."""
     return checks.InputError(
-        "Data must hold at least one batch. Received: a dataset without any. "
+        "Data must hold at least one batch. Received: a dataset without a batch. "
         "Check its filters, and whether a generator was used up."
     )
 
@@ -307,6 +345,8 @@ def examples_spec(dataset: Any) -> tf.TensorSpec | None:
     Raises:
         checks.InputError: for elements with examples in several parts.
     """
+    if isinstance(dataset, tf.distribute.DistributedDataset):
+        return None  # its specs are of all replicas together
     spec = getattr(dataset, "element_spec", None)
     if isinstance(spec, tuple) and not hasattr(spec, "_fields") and 1 <= len(spec) <= 3:
         spec = spec[0]

@@ -87,17 +87,29 @@ def hold_back(fault: tf.Tensor, gradients: Iterable[tf.Tensor | None]) -> list[t
     ]
 
 
-def require_finite(variables: Iterable[keras.Variable], step: int) -> None:
+def not_finite(variables: Iterable[keras.Variable]) -> list[keras.Variable]:
+    """Returns the variables that hold NaN or infinity, such as a constant mask."""
+
+    def is_finite(variable: keras.Variable) -> bool:
+        value = keras.ops.convert_to_numpy(variable)
+        return value.dtype.kind in "iub" or bool(np.isfinite(value).all())
+
+    return [variable for variable in variables if not is_finite(variable)]
+
+
+def require_finite(
+    variables: Iterable[keras.Variable], step: int, except_for: Sequence[keras.Variable] = ()
+) -> None:
     """Raises `Diverged` when a variable holds NaN or infinity.
 
     Args:
         variables: variables of the model and of the optimizer.
         step: training step that changed them last.
+        except_for: variables that may hold such a number. Default ().
 
     Raises:
         Diverged: for the first variable that is not finite.
     """
-    for variable in variables:
-        value = keras.ops.convert_to_numpy(variable)
-        if value.dtype.kind not in "iub" and not np.isfinite(value).all():
-            raise Diverged(step, "weights")
+    allowed = {id(variable) for variable in except_for}
+    if any(id(variable) not in allowed for variable in not_finite(variables)):
+        raise Diverged(step, "weights")

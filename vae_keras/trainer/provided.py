@@ -13,7 +13,13 @@ from vae_keras.utils.rows import Array
 
 
 class Provided:
-    """What the trainer asks of a model about its examples, see the table in `trainer.py`."""
+    """What the trainer asks of a model about its examples.
+
+    Attributes:
+        term_names: names of the per-example terms, which are logged beside `loss`.
+        possible_settings: names of the settings that may be logged.
+        seed: the seed of all random numbers.
+    """
 
     term_names: tuple[str, ...] = ()
     possible_settings: tuple[str, ...] = ()
@@ -60,7 +66,7 @@ class Provided:
         raise NotImplementedError
 
     def check_support(self, examples: Array) -> None:
-        """Refuses examples to train on that the objective gives no meaningful number."""
+        """Refuses training examples for which the objective has no meaning."""
         raise NotImplementedError
 
     def learn_from(self, labels: Any) -> Callable[[], None]:

@@ -48,6 +48,7 @@ def dataset(
     shuffle_seed: int | None,
     first_epoch: tf.Variable | int,
     padded: bool,
+    epochs_of_pass: int = 1,
 ) -> tf.distribute.DistributedDataset:
     """Makes endless passes over arrays and gives each replica its rows of every global batch.
 
@@ -57,7 +58,7 @@ def dataset(
         strategy: strategy whose replicas share the batches.
         examples, weights, shuffle_seed, first_epoch: as in `pipelines.stacks`.
         batch_size: rows of the global batch.
-        padded: as in `pipelines.shares`.
+        padded, epochs_of_pass: as in `pipelines.shares`.
 
     Returns:
         A dataset that `keras.Model.fit` takes.
@@ -69,7 +70,15 @@ def dataset(
         mine = range(first, first + here)
         count = context.num_replicas_in_sync
         return pipelines.shares(
-            examples, weights, batch_size, mine, count, shuffle_seed, first_epoch, padded
+            examples,
+            weights,
+            batch_size,
+            mine,
+            count,
+            shuffle_seed,
+            first_epoch,
+            padded,
+            epochs_of_pass,
         )
 
     return strategy.distribute_datasets_from_function(shares)
@@ -146,7 +155,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
         mine = tf.concat([[wants_stop], held], axis=0)
         if training:
             mine = tf.ensure_shape(mine, [message_bytes(model) // 4])
-        # This is the only message of a step.
+        # Arrays and networks without state need no other message in a step.
         stops, values, weight, gradient = tf.split(
             context.all_reduce("sum", mine), [1, num_values, 1, -1]
         )
@@ -242,13 +251,13 @@ def _with_rows_for_all(
 
 
 def _check_supported(model: Any, state: list[keras.Variable]) -> None:
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    if optimizer.gradient_accumulation_steps:
-        raise checks.InputError(
-            "Keras accumulates no gradients under a strategy. Received: "
-            f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps}. "
-            "Leave it out, and pass a larger batch_size."
-        )
+    for optimizer in step.optimizers_of(model):
+        if optimizer.gradient_accumulation_steps:
+            raise checks.InputError(
+                "Keras accumulates no gradients under a strategy. Received: "
+                f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps}. "
+                "Leave it out, and pass a larger batch_size."
+            )
     if state and model.get_compile_config()["jit_compile"] is True:
         raise checks.InputError(
             "jit_compile=True under a strategy needs networks that keep no state. "

@@ -96,6 +96,12 @@ def sums_and_gradients(
     return Sums(tf.stack([*terms, loss * total, *settings]), weight), gradients
 
 
+def optimizers_of(model: Any) -> list[keras.optimizers.Optimizer]:
+    """Returns the optimizer of a model inside of a loss scale, and those that it calls."""
+    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    return [inner, *getattr(inner, "optimizers", ())]
+
+
 def descend(
     model: Any, sums: Sums, gradients: Sequence[tf.Tensor | None], training: bool
 ) -> tf.Tensor:
@@ -113,7 +119,7 @@ def descend(
     watched, num_terms = gradients, len(model.term_names)
     skips = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     if skips:
-        watched = []  # a dynamic loss scale skips a step whose gradients overflow by itself
+        watched = []  # A dynamic loss scale itself skips steps whose gradients overflow.
     *terms, loss = tf.unstack(sums.values)[: num_terms + 1]
     fault = nonfinite.fault([*reversed(terms), loss], watched)
     if training:

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from vae_keras.data.pipelines import Stack
 from vae_keras.trainer import fast_path, graph_checks, nonfinite, replicas, step
 from vae_keras.trainer.provided import Provided
 from vae_keras.utils import checks, graphs
+
+_WHOLE_STACK = np.iinfo(np.int32).max
 
 
 class StepModel(Provided, keras.Model):
@@ -25,9 +28,11 @@ class StepModel(Provided, keras.Model):
         strategy: the `tf.distribute` strategy that the model was made under, or None.
         steps_to_skip: number of steps of the next `fit` that an earlier run has done.
         num_calls: number of calls of the training function, each with one step or several.
-        wants_stop: function that each worker is asked before a shared step.
+        wants_stop: function that each worker calls before a shared step. True asks all workers
+            to stop.
         all_stop: whether any worker's `wants_stop` was true at the last step.
-        stack_start: index of the first batch of a stack to train on; the others are skipped.
+        stack_start, stack_end: the batches of a stack to train on, `stack_end` not included.
+        raises_on_nan: whether a step with a number that is not finite raises `Diverged`.
     """
 
     train_function: Callable[[Any], Any] | None
@@ -51,6 +56,8 @@ class StepModel(Provided, keras.Model):
         # The first fault of a call, as `nonfinite.fault` numbers it, and the steps until then.
         self._fault = tf.Variable([0, 0], dtype=tf.int64, trainable=False)
         self.stack_start = tf.Variable(0, trainable=False)
+        self.stack_end = tf.Variable(_WHOLE_STACK, trainable=False)
+        self.raises_on_nan = True
 
     # ---------------------------------------------------------------------------- compile
 
@@ -61,23 +68,26 @@ class StepModel(Provided, keras.Model):
         steps_per_execution: int | Literal["auto"] = "auto",
         jit_compile: bool | Literal["auto"] = "auto",
         run_eagerly: bool = False,
+        auto_scale_loss: bool = True,
     ) -> None:
         """Prepares training. The defaults are the fast ones.
 
         Args:
-            optimizer: a Keras optimizer or its name. Under a `mixed_float16` policy it is wrapped
-                in a `keras.optimizers.LossScaleOptimizer`. Default "adam".
-            steps_per_execution: number of batches in a compiled call. "auto" takes about 6,000
-                rows in a call where this changes only the speed, else one batch. With a number,
-                callbacks are called once for that many batches, as in Keras.
+            optimizer: a Keras optimizer or its name. Default "adam".
+            steps_per_execution: number of batches in a compiled call. "auto" takes up to 50
+                batches or 6,000 rows in a call where this changes only the speed, else one batch.
+                With a number, callbacks are called once for that many batches, as in Keras.
                 Default "auto".
             jit_compile: whether XLA compiles the step. "auto" compiles networks of layers that
                 XLA makes faster, to the same numbers. Default "auto".
             run_eagerly: whether every step runs as Python, for debugging. Default False.
+            auto_scale_loss: whether the optimizer is wrapped in a
+                `keras.optimizers.LossScaleOptimizer` under a `mixed_float16` policy. Default True.
 
         Raises:
             checks.InputError: for an unknown optimizer, for other values of `jit_compile` or
-                `steps_per_execution`, and for several steps in a call under a strategy.
+                `steps_per_execution`, for several steps in a call under a strategy, and for a
+                subclass with a `compute_loss` or `compute_metrics` that nothing would call.
 
         Example:
             >>> vae = VAE()
@@ -91,23 +101,39 @@ class StepModel(Provided, keras.Model):
                 "A compiled call under a strategy does one batch. "
                 f"Received: steps_per_execution {steps_per_execution}. Leave it out."
             )
+        for name in ("compute_loss", "compute_metrics"):
+            if getattr(type(self), name) is not getattr(keras.Model, name) and not (
+                fast_path.overridden_step(self, "train_step", "test_step")
+            ):
+                raise checks.InputError(
+                    f"The steps of this model do not call {name}. Received: {type(self).__name__}, "
+                    "which overrides it. Override evaluate_bound, or train_step and test_step."
+                )
         self._steps_per_execution = steps_per_execution
         self._jit_compile_argument = jit_compile
         self._uses_xla: bool | None = None
         self._kernels = {}
         # Keras' own jit_compile would pull the random numbers into the kernel, where they are
         # slow. The step has a kernel of its own.
-        made = _optimizer(optimizer, self.parts)
-        # The step adds the gradients of the replicas. Keras would add them once more, and clip them
-        # before. On one device, each call would also register a `tf.custom_gradient`, which keeps
-        # the graph of the step for the life of the process.
-        getattr(made, "inner_optimizer", made)._all_reduce_sum_gradients = _unchanged
+        self._auto_scale_loss = auto_scale_loss
         super().compile(
-            optimizer=made,
+            optimizer=_optimizer(optimizer, self.parts, auto_scale_loss),
+            auto_scale_loss=False,  # Keras looks at the policy of the model, not of its parts
             jit_compile=False,
             run_eagerly=run_eagerly,
             steps_per_execution=1 if steps_per_execution == "auto" else steps_per_execution,
         )
+        self.leave_sums_to_step()
+
+    def leave_sums_to_step(self) -> None:
+        """Keeps the optimizer from adding the gradients of the replicas, which the step has added.
+
+        Keras would add them once more, and clip them before. On one device, each call would also
+        register a `tf.custom_gradient`, which keeps the graph of the step for the life of the
+        process.
+        """
+        for optimizer in step.optimizers_of(self):
+            optimizer._all_reduce_sum_gradients = _unchanged
 
     def get_compile_config(self) -> dict[str, Any]:
         """Returns the arguments of `compile` for a saved model."""
@@ -118,14 +144,24 @@ class StepModel(Provided, keras.Model):
             "steps_per_execution": self._steps_per_execution,
             "jit_compile": self._jit_compile_argument,
             "run_eagerly": self.run_eagerly,
+            "auto_scale_loss": self._auto_scale_loss,
         }
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles the model as it was when it was saved."""
+        if type(self).compile is not StepModel.compile:
+            super().compile_from_config(config)  # Keras warns that it cannot call it
+            return
         config = dict(config)
         self.compile(keras.saving.deserialize_keras_object(config.pop("optimizer")), **config)
         if self.built:
             self.optimizer.build(self.trainable_variables)
+            self.leave_sums_to_step()
+
+    def _lock_state(self) -> None:
+        # The model is built in its constructor. As in Keras' functional models, a subclass may
+        # still add metrics and layers after that.
+        pass
 
     @property
     def uses_xla(self) -> bool:
@@ -157,9 +193,8 @@ class StepModel(Provided, keras.Model):
     @property
     def train_counter(self) -> tf.Tensor:
         """The number of batches trained on so far, also those whose gradients are accumulated."""
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         # `iterations` counts updates of the weights. It stands still while gradients accumulate.
-        return tf.convert_to_tensor(optimizer.variables[0])  # type: ignore[union-attr]
+        return tf.convert_to_tensor(step.optimizers_of(self)[0].variables[0])
 
     @property
     def test_row(self) -> tf.Tensor:
@@ -216,7 +251,8 @@ class StepModel(Provided, keras.Model):
     def _train_stack(self, stack: Stack) -> dict[str, tf.Tensor]:
         """Does `train_step` for every batch of a stack in one compiled call."""
         steps, rows = stack.weights.shape
-        start = tf.identity(self.stack_start)
+        start, end = tf.identity(self.stack_start), tf.identity(self.stack_end)
+        stack = stack._replace(steps=tf.minimum(stack.steps, end))
         counter = self.train_counter
         first = counter - tf.cast(start, counter.dtype)
         draws = self.draws(rows, first + tf.range(steps, dtype=first.dtype), 0, training=True)
@@ -256,7 +292,7 @@ class StepModel(Provided, keras.Model):
         code, steps = self._fault.numpy().tolist()
         if code:
             self._fault.assign([0, 0])
-            if training:
+            if training and self.raises_on_nan:
                 raise nonfinite.Diverged(steps - 1, nonfinite.places(self.term_names)[code - 1])
 
     def unpack(self, batch: Any) -> tuple[Any, tf.Tensor]:
@@ -314,7 +350,10 @@ class StepModel(Provided, keras.Model):
             settings = self.traced_settings()
             if made["settings"] != settings:
                 self._kernels = {}
-                made.update(settings=settings, call=self._make_call(training))
+                if made["settings"] is not None:
+                    self._uses_xla = None
+                # The parts stay alive, so that no new objective gets the `id` of an old one.
+                made.update(settings=settings, parts=self.parts, call=self._make_call(training))
             with graph_checks.as_input_errors():
                 logs = made["call"](iterator)
             self.num_calls += training
@@ -344,8 +383,12 @@ class StepModel(Provided, keras.Model):
             per_stack = graphs.compiled(per_stack)
 
         def call(iterator: Any) -> Any:
-            is_stacked = isinstance(getattr(iterator, "element_spec", None), Stack)
-            return (per_stack if is_stacked else per_batch)(iterator)
+            if not isinstance(getattr(iterator, "element_spec", None), Stack):
+                return per_batch(iterator)
+            # Keras trains on one more batch after something set `stop_training`.
+            stops = training and getattr(self, "stop_training", False)
+            self.stack_end.assign(self.stack_start + 1 if stops else _WHOLE_STACK)
+            return per_stack(iterator)
 
         return call
 
@@ -381,7 +424,9 @@ def _unchanged(gradients_and_variables: Any) -> Any:
     return gradients_and_variables
 
 
-def _optimizer(optimizer: Any, parts: tuple[Any, ...]) -> keras.optimizers.Optimizer:
+def _optimizer(
+    optimizer: Any, parts: tuple[Any, ...], auto_scale_loss: bool
+) -> keras.optimizers.Optimizer:
     """Returns an optimizer, wrapped in a loss scale where a network computes in float16."""
     try:
         found = keras.optimizers.get(optimizer)
@@ -392,8 +437,12 @@ def _optimizer(optimizer: Any, parts: tuple[Any, ...]) -> keras.optimizers.Optim
             "optimizer must be a Keras optimizer or its name. "
             f"Received: {optimizer!r}. Pass 'adam'."
         ) from error
-    is_scaled = isinstance(found, keras.optimizers.LossScaleOptimizer) or found.loss_scale_factor
+    is_scaled = isinstance(found, keras.optimizers.LossScaleOptimizer)
     layers = [layer for part in parts for layer in fast_path.layers_of(part)]
-    if is_scaled or all(layer.dtype_policy.name != "mixed_float16" for layer in layers):
+    if (
+        is_scaled
+        or not auto_scale_loss
+        or all(layer.dtype_policy.name != "mixed_float16" for layer in layers)
+    ):
         return found
     return keras.optimizers.LossScaleOptimizer(found, name="loss_scale_optimizer")
