@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,8 +60,6 @@ def run(case: Case, data: Path, folder: Path) -> dict[str, Any]:
     metrics = json.loads((target / "metrics.json").read_text(encoding="utf-8"))
     config = json.loads((target / "config.json").read_text(encoding="utf-8"))
     values = {entry["name"]: entry["value"] for entry in metrics["metrics"]}
-    kept = config["own_data"]["train_images"] - config["validation"]
-    steps = -(-kept // config["batch_size"])
     height, width, channels = config["own_data"]["image_shape"]
     return {
         "title": case.title,
@@ -72,9 +68,6 @@ def run(case: Case, data: Path, folder: Path) -> dict[str, Any]:
         "val_elbo": [float(row["val_elbo"]) for row in rows],
         "bits": {name: values[name] for name in values if name.endswith("bits_per_dimension")},
         "best_epoch": metrics["best_epoch"],
-        "seconds_a_step": statistics.median(float(row["seconds"]) for row in rows) / steps,
-        "batch_size": config["batch_size"],
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "provenance": metrics["provenance"],
     }
 
@@ -89,8 +82,8 @@ def table() -> str:
         "per image of the validation images; those of a continuous Bernoulli are log-densities.",
         "",
         "| set | size | validation ELBO of the first epoch | the middle | the last | best epoch |"
-        " bits per dimension (PNG, WebP) | seconds a step | peak memory |",
-        "|---|---|---|---|---|---|---|---|---|",
+        " bits per dimension (PNG, WebP) |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in results:
         curve, best = row["val_elbo"], row["best_epoch"]
@@ -102,10 +95,9 @@ def table() -> str:
             else ""
         )
         lines.append(
-            f"| {row['title']} | {row['size']} | {curve[0]:,.0f} | "
-            f"{curve[len(curve) // 2]:,.0f} | {curve[-1]:,.0f} | {best['best_epoch']} of "
-            f"{best['last_epoch']} | {shown} | {row['seconds_a_step']:.2f} for "
-            f"{row['batch_size']} images | {row['peak_memory_mb']:,.0f} MB |"
+            f"| {row['title']} | {row['size']} | {curve[0]:,.1f} | "
+            f"{curve[len(curve) // 2]:,.1f} | {curve[-1]:,.1f} | {best['best_epoch']} of "
+            f"{best['last_epoch']} | {shown} |"
         )
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import itertools
+import shutil
 import sys
 import warnings
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from vae_keras import VAE, MLPDecoder, MLPEncoder, training
+from vae_keras import VAE, MLPDecoder, MLPEncoder, export, training
 from vae_keras.data import datasets
 from vae_keras.zoo import presets
 
@@ -114,11 +115,17 @@ needs_muon = pytest.mark.skipif(
 )
 
 
-def trainable(names: Iterable[str]) -> list:
-    """Presets as a test's parameters; those that Muon trains are skipped where it is too old."""
+def trainable(names: Iterable[str], fast: Iterable[str] | None = None) -> list:
+    """Presets as a test's parameters; those that Muon trains are skipped where it is too old.
+
+    If some are named as the fast ones, the others are slow.
+    """
+    names = list(names)
+    kept = names if fast is None else list(fast)
 
     def marks(name: str) -> list:
-        return [needs_muon] if presets.load_recipe(name).optimizer.name == "Muon" else []
+        has_muon = presets.load_recipe(name).optimizer.name == "Muon"
+        return [needs_muon] * has_muon + [pytest.mark.slow] * (name not in kept)
 
     return [pytest.param(name, marks=marks(name)) for name in names]
 
@@ -187,11 +194,38 @@ def photos(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def photos_run(photos, tmp_path_factory) -> Path:
-    """The finished run of a preset on `photos`, with nothing else changed but two epochs."""
-    folder = tmp_path_factory.mktemp("runs") / "photos"
+def copy_instead_of_tracing(patch: pytest.MonkeyPatch, version: Path) -> None:
+    """Lets an export take its SavedModel from a version of the same model, which saves seconds."""
+
+    def write(_served, folder: Path) -> None:
+        extras = shutil.ignore_patterns("assets.extra")
+        shutil.copytree(version, folder, dirs_exist_ok=True, ignore=extras)
+
+    patch.setattr(export.saved_model, "_write_saved_model", write)
+
+
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Leaves out of a run the figures of what its model shows."""
+    patch.setattr(training.artifacts.gallery, "image_figures", lambda *_: ())
+
+
+def export_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Leaves the export out of a run."""
+    patch.setattr(training.artifacts.export, "export_saved_model", lambda *_, **__: None)
+
+
+def train_on_photos(photos: Path, folder: Path) -> Path:
+    """Trains a preset on `photos` with nothing else changed but two epochs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VAE, "xla_pays", lambda _: False)
         training.train(training.TrainConfig(data=str(photos), epochs=2, workdir=folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def photos_run(photos, tmp_path_factory) -> Path:
+    """The finished run of a preset on `photos`, without an export and without figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        export_nothing(patch)
+        draw_nothing(patch)
+        return train_on_photos(photos, tmp_path_factory.mktemp("runs") / "photos")

@@ -28,18 +28,36 @@ TESTS = Path(__file__).resolve().parent
 AT_A_TIME = 2
 ALL_SLOW = pytest.ExitCode.NO_TESTS_COLLECTED
 # The groups that take longest start first, so that the processes end at about the same time.
-LONGEST = ("conformance", "training", "export", "cli", "utils", "data", "zoo", "kernels")
+LONGEST = (
+    *("conformance", "training", "export", "trainer", "utils", "test_family.py", "test_model.py"),
+    *("cli", "data", "docs", "test_properties.py", "zoo", "test_priors.py", "test_examples.py"),
+    *("test_evaluation.py", "report", "test_conditional.py", "kernels", "test_detection.py"),
+)
+# These files share one process: a process of its own costs more than most of them.
+SMALL = (
+    *("test_anomaly_scores.py", "test_bad_input.py", "test_compression.py", "test_conformal.py"),
+    *("test_distributions.py", "test_embeddings.py", "test_inference.py", "test_labels.py"),
+    *("test_logistic_mixture.py", "test_networks.py", "test_noise.py", "test_objectives.py"),
+    *("test_scaling.py", "test_sharing.py", "test_wheel.py"),
+)
 
 
-def groups() -> list[str]:
-    """Returns the rooms of the suite, and the files that lie in no room."""
+def groups() -> dict[str, tuple[str, ...]]:
+    """Returns the paths of each group: a room of the suite, a file in no room, or small files."""
     rooms = {path.parent.name for path in TESTS.glob("*/test_*.py")}
     files = {path.name for path in TESTS.glob("test_*.py")}
-    first = [name for name in LONGEST if name in rooms]
-    return [*first, *sorted((rooms | files) - set(first))]
+    small = tuple(name for name in SMALL if name in files)
+    alone = (rooms | files) - set(small)
+    first = [name for name in LONGEST if name in alone]
+    last = sorted(alone - set(first))
+    return {
+        **{name: (name,) for name in first},
+        "small files": small,
+        **{name: (name,) for name in last},
+    }
 
 
-def start(group: str, arguments: list[str], output: IO[bytes]) -> int:
+def start(paths: tuple[str, ...], arguments: list[str], output: IO[bytes]) -> int:
     """Forks a process that runs a group, and returns its id."""
     child = os.fork()
     if child:
@@ -48,7 +66,7 @@ def start(group: str, arguments: list[str], output: IO[bytes]) -> int:
     try:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-        code = int(pytest.main([*arguments, os.fspath(TESTS / group)]))
+        code = int(pytest.main([*arguments, *(os.fspath(TESTS / path) for path in paths)]))
         sys.stdout.flush()
     finally:
         os._exit(code)
@@ -67,13 +85,14 @@ def main(arguments: list[str]) -> int:
 
     # The collections of the groups then pass over the objects of the imports.
     gc.freeze()
-    begun, waiting, running, failed = time.monotonic(), groups(), {}, []
+    begun, waiting, running, failed = time.monotonic(), [*groups().items()], {}, []
     with contextlib.ExitStack() as files:
         while waiting or running:
             while waiting and len(running) < AT_A_TIME:
-                group, output = waiting.pop(0), files.enter_context(tempfile.TemporaryFile())
+                group, paths = waiting.pop(0)
+                output = files.enter_context(tempfile.TemporaryFile())
                 sys.stdout.flush()
-                running[start(group, arguments, output)] = group, output
+                running[start(paths, arguments, output)] = group, output
             child, status, used = os.wait4(-1, 0)
             group, output = running.pop(child)
             output.seek(0)

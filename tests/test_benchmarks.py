@@ -215,7 +215,9 @@ class TwoSlices:
             raise Passed
 
 
-@pytest.mark.parametrize("name", ["fit_as_train_py", "fit_with_defaults"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("fit_as_train_py", marks=pytest.mark.slow), "fit_with_defaults"]
+)
 def test_what_a_row_is_called_is_what_runs(name, tmp_path, monkeypatch):
     """`train.py`'s row goes through its own stage and leaves its files; the other names nothing."""
     monkeypatch.setattr(VAE, "xla_pays", lambda _: False)

@@ -461,7 +461,7 @@ def test_each_end_of_a_line_has_the_labels_that_come_with_it():
 def test_large_labels_of_a_dataset_do_not_wrap_around(number):
     batch = tf.data.Dataset.from_tensor_slices((X[:2], np.array([0, number]))).batch(2)
     with pytest.raises(checks.InputError, match="labels must be whole numbers from 0 to 2"):
-        conditional().fit(batch, verbose=0)
+        MODEL.fit(batch, verbose=0)
 
 
 def test_export_of_keras_is_for_models_without_classes(tmp_path):

@@ -97,7 +97,10 @@ def by_formula(vae: VAE, x: np.ndarray) -> np.ndarray:
     return -0.5 * ((gap * np.linalg.solve(covariance, gap.T).T).sum(-1) + log_det)
 
 
-@pytest.fixture(scope="module", params=["bernoulli", "linear_gaussian"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("bernoulli", marks=pytest.mark.slow), "linear_gaussian"],
+)
 def known(request, planar, x) -> tuple[VAE, np.ndarray]:
     """A model whose log p(x) is known exactly, and log p(x)."""
     if request.param == "bernoulli":

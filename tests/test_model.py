@@ -31,10 +31,9 @@ def fitted(x, seed=0, **arguments):
 
 
 def test_bytes_floats_and_missing_channels_train_alike(digits):
-    floats = (digits / 255.0).astype(np.float32)
-    histories = [fitted(x)[1] for x in (digits, digits[..., 0], floats, floats[..., 0])]
-    for history in histories[1:]:
-        np.testing.assert_allclose(history["elbo"], histories[0]["elbo"], rtol=1e-6)
+    floats = (digits[..., 0] / 255.0).astype(np.float32)
+    (_, of_bytes), (_, of_floats) = fitted(digits), fitted(floats)
+    np.testing.assert_allclose(of_floats["elbo"], of_bytes["elbo"], rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -84,18 +83,12 @@ def test_training_improves_the_elbo(mnist):
 # --------------------------------------------------------------------------------- randomness
 
 
-def test_the_same_fit_twice_is_bit_identical(digits):
-    (first, history), (second, other) = fitted(digits), fitted(digits)
-    assert history == other
-    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert fitted(digits, seed=1)[1] != history
-
-
 def test_global_random_state_is_neither_read_nor_written(digits):
+    """Whatever it is, a fit is the same bit for bit. Only the model's seed makes another one."""
+
     def run():
         vae, history = fitted(digits, validation_split=0.2)
-        return history, vae.sample(3), vae.evaluate(digits, verbose=0)
+        return history, vae.sample(3), vae.evaluate(digits, verbose=0), vae.get_weights()
 
     random.seed(1)
     np.random.seed(1)
@@ -112,6 +105,9 @@ def test_global_random_state_is_neither_read_nor_written(digits):
     assert first[0] == second[0]
     np.testing.assert_array_equal(first[1], second[1])
     assert first[2] == second[2]
+    for a, b in zip(first[3], second[3], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert fitted(digits, seed=1, validation_split=0.2)[1] != first[0]
 
 
 def test_training_noise_changes_with_the_step_and_is_not_the_test_noise(vae):
@@ -143,6 +139,7 @@ def test_saved_model_reloads_without_custom_objects(digits, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_reloaded_model_trains_on_as_if_never_saved(digits, tmp_path):
     vae, _ = fitted(digits)
     vae.save(tmp_path / "model.keras")
@@ -247,6 +244,7 @@ def test_the_plain_elbo_logs_no_weight(vae, digits):
     assert "kl_weight" not in vae.evaluate(digits, verbose=0, return_dict=True)
 
 
+@pytest.mark.slow
 def test_a_heavier_kl_is_a_smaller_one(digits):
     rates = []
     for beta in (0.1, 10.0):
@@ -333,6 +331,7 @@ def test_any_keras_encoder_and_decoder_fit_in(digits):
     assert vae.latent_dim == 2
 
 
+@pytest.mark.slow
 def test_parts_know_when_they_train(digits):
     layers = keras.layers
     encoder = keras.Sequential(

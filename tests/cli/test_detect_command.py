@@ -1,7 +1,8 @@
 """The command `detect`: its files, its page, where its calibration comes from, what it refuses."""
 
+import contextlib
 import csv
-import json
+import io
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tests.conftest import bars, small_vae
 from vae_keras.cli.main import main
 from vae_keras.data import store
 from vae_keras.detection import FILE, Detector
-from vae_keras.utils import files
+from vae_keras.utils import files, keras_file
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +44,25 @@ def table(folder, to="verdicts"):
         return list(csv.DictReader(file))
 
 
-def test_verdicts_are_written_and_then_need_no_calibration(parts, capsys):
-    calibrate = ["--calibrate", str(parts / "good.npy"), "--false-alarms", "0.02"]
-    assert detect(parts, *calibrate) == 0
-    out = capsys.readouterr().out
-    assert "images are anomalies" in out
+@pytest.fixture(scope="module")
+def calibrated(parts):
+    """What the command prints when it calibrates, and the content of the detector's file."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert detect(parts, "--calibrate", str(parts / "good.npy"), "--false-alarms", "0.02") == 0
+    return out.getvalue(), (parts / FILE).read_text()
+
+
+@pytest.fixture
+def calibration(parts, calibrated):
+    """The content of the detector's file, which is beside the model again."""
+    files.write_text(parts / FILE, calibrated[1])
+    return calibrated[1]
+
+
+@pytest.mark.usefixtures("calibration")
+def test_verdicts_are_written_and_then_need_no_calibration(parts, calibrated, capsys):
+    assert "images are anomalies" in calibrated[0]
     rows = table(parts)
     assert list(rows[0]) == ["file", "score", "p_value", "verdict"]
     assert [row["file"] for row in rows] == sorted(row["file"] for row in rows)
@@ -74,10 +89,8 @@ def test_verdicts_are_written_and_then_need_no_calibration(parts, capsys):
     )
 
 
+@pytest.mark.usefixtures("calibration")
 def test_the_python_detector_gives_the_same_verdicts(parts):
-    from vae_keras.utils import keras_file
-
-    detect(parts, "--calibrate", str(parts / "good.npy"), "--false-alarms", "0.02")
     model = keras_file.load(parts / "model.keras")
     detector = Detector.load(parts / "model.keras", model)
     same = Detector.calibrate(model, np.load(parts / "good.npy"))
@@ -120,13 +133,11 @@ def test_calibration_images_that_a_run_trained_on_are_refused(parts, capsys):
         (parts / "trained_on.npy").unlink()
 
 
-def test_a_detector_of_other_weights_is_refused(parts, capsys):
-    detect(parts, "--calibrate", str(parts / "good.npy"), "--false-alarms", "0.05")
-    content = json.loads((parts / FILE).read_text())
+def test_a_detector_of_other_weights_is_refused(parts, calibration, capsys):
     other = parts / "other"
     other.mkdir()
     small_vae(seed=3).save(other / "model.keras")
-    files.write_json(other / FILE, content)
+    files.write_text(other / FILE, calibration)
     places = ["--data", str(parts / "new parts"), "--to", str(other / "verdicts")]
     assert main(["detect", "--model", str(other / "model.keras"), *places]) == 2
     assert "other weights" in capsys.readouterr().err

@@ -491,7 +491,9 @@ def _spectral():
 
 SLOW_CASES = (
     "softmax over the batch",
+    "softmax over the batch, axis -2",
     "unit normalization over the batch",
+    "activity regularizer of the package's network",
     "activation of the user",
     "constrained kernels",
     "spectral normalization",

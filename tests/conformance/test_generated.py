@@ -183,7 +183,7 @@ def is_even(x: Any, w: Any) -> bool:
     return w is None or len(w) == len(x)
 
 
-how_many = pytest.mark.parametrize("examples", [10, pytest.param(100, marks=pytest.mark.slow)])
+how_many = pytest.mark.parametrize("examples", [5, pytest.param(100, marks=pytest.mark.slow)])
 
 
 def examine(check: Callable[[Any, Any, int], None], examples: int) -> None:

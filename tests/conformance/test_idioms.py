@@ -22,11 +22,12 @@ L = keras.layers
 X = table.discs(45)
 
 
-def made(kind: type[VAE] = VAE, optimizer: Any = None, **arguments: Any) -> VAE:
-    """A compiled model of a subclass, as good as new."""
+def made(kind: type[VAE] = VAE, optimizer: Any = None, **compiled: Any) -> VAE:
+    """A compiled model of a subclass, as good as new. By default its steps are not traced."""
     keras.utils.set_random_seed(5)
-    vae = kind(*table.NETWORKS["mlp"].parts(), **arguments)
-    vae.compile(optimizer or keras.optimizers.SGD(table.RATE), jit_compile=False)
+    vae = kind(*table.NETWORKS["mlp"].parts())
+    how = compiled or {"run_eagerly": True}
+    vae.compile(optimizer or keras.optimizers.SGD(table.RATE), **how)
     return vae
 
 
@@ -100,7 +101,7 @@ def test_training_that_is_stopped_before_a_batch_takes_one(hook):
 
         return keras.callbacks.LambdaCallback(**{hook: now})
 
-    vae, plain = made(), twin()
+    vae, plain = made(jit_compile=False), twin()
     vae.fit(X, batch_size=8, callbacks=[stop(vae)], verbose=0)
     plain.fit(X, np.zeros(45), batch_size=8, callbacks=[stop(plain)], verbose=0)
     assert taken(vae) == taken(plain) == 1
@@ -150,7 +151,7 @@ class OwnSteps(VAE):
 def test_own_steps_need_not_use_the_metrics_of_the_trainer():
     vae = made(OwnSteps)
     vae.decoder.trainable = False
-    vae.compile(keras.optimizers.SGD(table.RATE), jit_compile=False)
+    vae.compile(keras.optimizers.SGD(table.RATE), run_eagerly=True)
     arguments = {"batch_size": 8, "epochs": 2, "validation_data": X, "shuffle": False}
     history = vae.fit(X, **arguments, verbose=0).history
     assert history["mine"][1] < history["mine"][0]
@@ -188,13 +189,13 @@ class OwnCompile(VAE):
 def test_a_subclass_with_its_own_compile_is_loaded_as_by_keras(tmp_path):
     keras.utils.set_random_seed(5)
     vae = OwnCompile(*table.NETWORKS["mlp"].parts())
-    vae.compile("sgd", alpha=2.0, jit_compile=False)
+    vae.compile("sgd", alpha=2.0, run_eagerly=True)
     vae.save(tmp_path / "mine.keras")
     with pytest.warns(UserWarning, match="was not called as part of model loading"):
         loaded = keras.saving.load_model(tmp_path / "mine.keras")
     with pytest.raises(ValueError, match="Call compile"):
         loaded.fit(X, verbose=0)
-    loaded.compile(alpha=2.0, jit_compile=False)
+    loaded.compile(alpha=2.0, run_eagerly=True)
     loaded.fit(X, batch_size=8, verbose=0)
 
 
@@ -205,11 +206,11 @@ def test_an_evaluation_leaves_the_optimizer_as_it_is():
     vae = made(optimizer=keras.optimizers.Adam(table.RATE))
     vae.encoder.trainable = False
     optimizer = keras.optimizers.Adam(table.RATE)
-    vae.compile(optimizer, jit_compile=False)
+    vae.compile(optimizer, run_eagerly=True)
     vae.evaluate(X, verbose=0)
     assert not optimizer.built
     vae.encoder.trainable = True
-    vae.compile(optimizer, jit_compile=False)
+    vae.compile(optimizer, run_eagerly=True)
     before = vae.encoder.get_weights()
     vae.fit(X, batch_size=8, verbose=0)
     assert all((a != b).any() for a, b in zip(before, vae.encoder.get_weights(), strict=True))
@@ -319,7 +320,7 @@ class Masked(L.Layer):
 def test_a_constant_that_is_not_finite_is_not_a_fault():
     keras.utils.set_random_seed(5)
     vae = VAE(table.encoder(hidden=[Masked()]), table.decoder())
-    vae.compile("sgd", jit_compile=False)
+    vae.compile("sgd", run_eagerly=True)
     assert np.isfinite(vae.fit(X, batch_size=8, verbose=0).history["loss"]).all()
 
 

@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conformance.strategy_process import CASES, REFUSED
+from tests.conformance.strategy_process import CASES, FAST, REFUSED
 
 ROOT = Path(__file__).resolve().parents[2]
-FAST = ("arrays", "batch-norm")
 TOLERANCE = {"mixed": 5e-2}
 
 

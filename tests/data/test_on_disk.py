@@ -40,6 +40,12 @@ def trained(x, **arguments):
     return vae, history.history
 
 
+@pytest.fixture(scope="module")
+def of_array() -> VAE:
+    """A model that was trained on `X` in memory."""
+    return trained(X)[0]
+
+
 @pytest.mark.parametrize("steps", ["auto", pytest.param(1, marks=pytest.mark.slow)])
 def test_the_weights_are_the_same_bit_for_bit(mapped, steps):
     weights, logs = [], []
@@ -54,10 +60,9 @@ def test_the_weights_are_the_same_bit_for_bit(mapped, steps):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_memory_map_of_the_user_is_never_copied(tmp_path, monkeypatch):
+def test_a_memory_map_of_the_user_is_never_copied(of_array, tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", X)
     x = np.load(tmp_path / "x.npy", mmap_mode="r")
-    expected, _ = trained(X)
     real = pipelines.tf.constant
 
     def constant(value, *arguments, **keywords):
@@ -66,7 +71,7 @@ def test_a_memory_map_of_the_user_is_never_copied(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pipelines.tf, "constant", constant)
     vae, _ = trained(x)
-    for ours, theirs in zip(vae.get_weights(), expected.get_weights(), strict=True):
+    for ours, theirs in zip(vae.get_weights(), of_array.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -78,11 +83,11 @@ def test_fit_takes_what_open_images_returns(mapped):
     for ours, theirs in zip(vae.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert len(history["val_elbo"]) == 2
-    assert "val_elbo" not in trained(dataclasses.replace(dataset, validation=0))[1]
+    assert dataclasses.replace(dataset, validation=0).training_part()[1] is None
 
 
-def test_every_method_reads_rows_block_by_block(mapped, monkeypatch):
-    vae, _ = trained(X)
+def test_every_method_reads_rows_block_by_block(mapped, of_array, monkeypatch):
+    vae = of_array
     monkeypatch.setattr("vae_keras.array_methods._BLOCK", 50)
     counts, read = [], mapped.read
     mapped.read = lambda index: counts.append(len(index)) or read(index)
@@ -105,9 +110,8 @@ def test_observations_are_those_of_binarize(mapped, mode):
 
 
 @pytest.mark.slow
-def test_evaluations_are_those_in_memory(mapped):
-    vae, _ = trained(X)
-    x, lazy = data.binarize(X, 0), observed(mapped, 0, "dynamic")
+def test_evaluations_are_those_in_memory(mapped, of_array):
+    vae, x, lazy = of_array, data.binarize(X, 0), observed(mapped, 0, "dynamic")
     ours, theirs = (evaluation.evaluate_elbo(vae, images, 2) for images in (lazy, x))
     np.testing.assert_array_equal(ours.elbo.per_example, theirs.elbo.per_example)
     ours, theirs = (

@@ -840,10 +840,11 @@ def test_an_unlistable_folder_is_refused(tmp_path, monkeypatch):
 def test_a_bomb_asks_for_its_space_before_it_is_unpacked(tmp_path, monkeypatch):
     path = tmp_path / "bomb.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("x_train.npy", header((2**10, 2**10, 2**9)) + bytes(2**29))
+        archive.writestr("x_train.npy", header((2**10, 2**10, 2**5)) + bytes(2**25))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 2**29))
+    monkeypatch.setattr(own_images, "IN_MEMORY", 0)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 2**25))
     with pytest.raises(checks.InputError, match="may take half of the free disk") as error:
         own_images.open_images(path)
-    assert "536,870,912 bytes of 536,870,912 that are free" in str(error.value)
+    assert "33,554,432 bytes of 33,554,432 that are free" in str(error.value)
     assert [file.name for file in (tmp_path / "cache").rglob("*") if file.is_file()] == ["lock"]

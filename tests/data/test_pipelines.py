@@ -67,7 +67,14 @@ def test_order_is_a_pure_function_of_seed_and_epoch():
 
 
 @pytest.mark.parametrize(
-    ("num", "batch", "replicas"), [(12, 6, 2), (13, 6, 4), (7, 5, 3), (9, 2, 4), (5, 5, 1)]
+    ("num", "batch", "replicas"),
+    [
+        pytest.param(12, 6, 2, marks=pytest.mark.slow),
+        (13, 6, 4),
+        (7, 5, 3),
+        pytest.param(9, 2, 4, marks=pytest.mark.slow),
+        (5, 5, 1),
+    ],
 )
 def test_shares_of_all_replicas_are_the_global_batches(num, batch, replicas):
     steps = -(-num // batch)

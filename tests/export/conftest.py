@@ -1,6 +1,7 @@
 """Models and their exported versions, which several files of this folder share."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import small_vae
+from tests.conftest import signature_answers, small_vae
 from vae_keras import VAE, ConvDecoder, ConvEncoder, export
+from vae_keras.export.signatures import Signature
 from vae_keras.priors import AutoregressiveFlow
 
 SIGNATURES = {  # shapes of inputs and outputs, without N
@@ -44,6 +46,11 @@ def run(signature, inputs: dict) -> dict[str, np.ndarray]:
 
 def load(version: Path) -> dict:
     return tf.saved_model.load(os.fspath(version)).signatures
+
+
+def traced(signature: Signature) -> Callable[..., dict[str, tf.Tensor]]:
+    """A signature as a graph with one trace, which is what an export writes."""
+    return tf.function(signature.function, input_signature=signature.inputs, autograph=False)
 
 
 def conv_with_flow() -> VAE:
@@ -110,5 +117,16 @@ def preset() -> VAE:
 
 
 @pytest.fixture(scope="package")
+def preset_answers(preset) -> Callable[[int], dict[str, tuple[dict, dict]]]:
+    """Returns `signature_answers` of the preset for a number of rows, each made once."""
+    return functools.cache(functools.partial(signature_answers, preset))
+
+
+@pytest.fixture(scope="package")
 def preset_version(preset, tmp_path_factory) -> Path:
     return export.export_saved_model(preset, tmp_path_factory.mktemp("models") / "mlp_mnist")
+
+
+@pytest.fixture(scope="package")
+def served_preset(preset_version) -> dict:
+    return load(preset_version)

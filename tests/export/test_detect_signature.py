@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import images, seeds, slow_except, small_vae
-from tests.export.conftest import SIGNATURES, differing, load, run, session_calls
+from tests.export.conftest import SIGNATURES, differing, load, run, session_calls, traced
 from vae_keras import anomaly_scores, export
 from vae_keras.cli.main import main
 from vae_keras.detection import Detector
@@ -33,9 +33,13 @@ def detecting(small, detector, tmp_path_factory):
     return export.export_saved_model(small, base, largest_batch=8, detector=detector)
 
 
+@pytest.fixture(scope="module")
+def served(detecting):
+    return load(detecting)
+
+
 @pytest.mark.parametrize("rows", [1, 3, 64])
-def test_it_equals_the_detector_bit_for_bit(detector, detecting, rows):
-    served = load(detecting)
+def test_it_equals_the_detector_bit_for_bit(detector, served, rows):
     assert set(served) == {*SIGNATURES, "detect", "serving_default"}
     assert not differing(lambda name, inputs: run(served[name], inputs), answers(detector, rows))
 
@@ -47,22 +51,19 @@ def test_a_session_as_the_server_has_one_gives_the_same_bits(detector, detecting
 
 @pytest.mark.parametrize("score", slow_except(["complexity", "patch"], anomaly_scores.SCORES))
 def test_every_score_is_served(small, score):
-    """As a graph with one trace, which is what the export writes."""
     detector = Detector.calibrate(small, images(60), score=score)
-    signature = signatures(small, 2, detector)["detect"]
-    graph = tf.function(signature.function, input_signature=signature.inputs, autograph=False)
+    graph = traced(signatures(small, 2, detector)["detect"])
     assert not differing(lambda _, inputs: run(graph, inputs), answers(detector, 4))
 
 
-def test_a_verdict_can_be_read_from_a_p_value(detecting):
+def test_a_verdict_can_be_read_from_a_p_value(served):
     """In float32, a p-value of 0.1 would lie above the rate 0.1."""
-    outputs = load(detecting)["detect"].structured_outputs
+    outputs = served["detect"].structured_outputs
     assert outputs["p_value"].dtype == tf.float64
     assert outputs["score"].dtype == tf.float32
 
 
-def test_bad_requests_are_refused(detecting):
-    detect = load(detecting)["detect"]
+def test_bad_requests_are_refused(served):
     good = {"images": images(2), "seeds": seeds(2)}
     for bad, words in (
         ({"images": np.full((2, 6, 6, 1), np.nan, np.float32)}, "must be finite"),
@@ -70,7 +71,7 @@ def test_bad_requests_are_refused(detecting):
         ({"seeds": -seeds(2)}, "whole numbers >= 0"),
     ):
         with pytest.raises(tf.errors.InvalidArgumentError, match=words):
-            run(detect, good | bad)
+            run(served["detect"], good | bad)
 
 
 def test_the_golden_file_has_it(detecting):

@@ -15,6 +15,7 @@ from vae_keras import VAE, export
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_session_gives_the_bits_of_the_python_model(tmp_path):
     vae = with_random_weights(SESSION_MODELS["convolutions"]())
     answers = signature_answers(vae, 3)

@@ -5,15 +5,13 @@ import os
 import pytest
 import tensorflow as tf
 
-from tests.export.conftest import load
 from vae_keras.export import warmup
 
 REASON = "tensorflow-serving-api is not installed; it is the extra [serving]"
 
 
-def test_every_warm_up_record_is_a_request_that_the_model_answers(preset_version):
+def test_every_warm_up_record_is_a_request_that_the_model_answers(preset_version, served_preset):
     predict_log = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2", reason=REASON)
-    served = load(preset_version)
     records = list(tf.data.TFRecordDataset(os.fspath(preset_version / warmup.FILE)))
     asked = []
     for record in records:
@@ -23,11 +21,11 @@ def test_every_warm_up_record_is_a_request_that_the_model_answers(preset_version
         assert log.SerializeToString(deterministic=True)  # An unknown field would raise.
         signature = request.model_spec.signature_name
         tensors = {name: tf.constant(tf.make_ndarray(t)) for name, t in request.inputs.items()}
-        outputs = served[signature](**tensors)
+        outputs = served_preset[signature](**tensors)
         (rows,) = {int(tensor.shape[0]) for tensor in tensors.values()}
         assert {int(value.shape[0]) for value in outputs.values()} == {rows}
         asked.append((signature, rows))
-    assert sorted(asked) == sorted((name, rows) for name in served for rows in (1, 64))
+    assert sorted(asked) == sorted((name, rows) for name in served_preset for rows in (1, 64))
     assert len(records) < 1000
 
 

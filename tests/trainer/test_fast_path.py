@@ -34,6 +34,7 @@ def test_the_networks_of_the_package_keep_the_fast_path(parts):
         keras.layers.BatchNormalization(),
         keras.layers.Dropout(0.1),
         keras.layers.Softmax(axis=0),
+        keras.layers.Softmax(axis=-2),
         keras.layers.Dense(4, activation=lambda x: x),
         keras.layers.Dense(4, activity_regularizer="l2"),
     ],
@@ -41,6 +42,11 @@ def test_the_networks_of_the_package_keep_the_fast_path(parts):
 def test_a_layer_that_may_look_at_other_rows_leaves_it(layer):
     layers = [keras.Input(SHAPE), keras.layers.Flatten(), layer, keras.layers.Dense(6)]
     assert layer.name in fast_path.one_by_one(small_vae(encoder=keras.Sequential(layers)), [])
+
+
+def test_a_network_of_the_package_with_a_regularizer_of_its_outputs_leaves_it():
+    encoder = MLPEncoder(3, (8,), activity_regularizer="l2")
+    assert encoder.name in fast_path.one_by_one(small_vae(encoder=encoder), [])
 
 
 def test_a_callback_with_a_batch_hook_leaves_it():

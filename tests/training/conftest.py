@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import draw_nothing, export_nothing, train_on_photos
 from vae_keras import VAE
 from vae_keras.data import datasets
-from vae_keras.training import TrainConfig, artifacts, train
+from vae_keras.training import TrainConfig, train
 
 
 def config(folder: Path, **changes) -> TrainConfig:
@@ -42,9 +43,15 @@ def small_training(monkeypatch, small_mnist) -> datasets.Images:
 @pytest.fixture
 def fast_training(monkeypatch, small_training) -> datasets.Images:
     """The test trains on `small_mnist`. Its runs neither export nor draw what a model shows."""
-    monkeypatch.setattr(artifacts.export, "export_saved_model", lambda *_, **__: None)
-    monkeypatch.setattr(artifacts.gallery, "image_figures", lambda *_: ())
+    export_nothing(monkeypatch)
+    draw_nothing(monkeypatch)
     return small_training
+
+
+@pytest.fixture(scope="session")
+def photos_run(photos, tmp_path_factory) -> Path:
+    """The finished run of a preset on `photos`, with all its files."""
+    return train_on_photos(photos, tmp_path_factory.mktemp("runs") / "photos")
 
 
 @pytest.fixture(scope="session")

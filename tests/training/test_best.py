@@ -41,7 +41,13 @@ def test_a_run_that_goes_on_keeps_the_better_weights_of_before(tmp_path):
     assert best.load(path)[:2] == (1, 2.0)
 
 
-@pytest.mark.parametrize("objective", [ELBO(), IWAE(3, num_resampled=1)], ids=["elbo", "iwae"])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        pytest.param(ELBO(), id="elbo"),
+        pytest.param(IWAE(3, num_resampled=1), id="iwae", marks=pytest.mark.slow),
+    ],
+)
 def test_the_best_weights_replace_far_worse_ones(tmp_path, digits, objective):
     path, vae = tmp_path / "best.npz", small_vae(objective=objective)
     vae.fit(digits, batch_size=20, epochs=3, verbose=0, callbacks=[best.BestWeights(path)])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -69,12 +70,12 @@ def trained(digits):
     return vae
 
 
-@pytest.fixture
-def finished(tmp_path, trained):
-    """Two small folders with the files that the killer compares, and the model that they hold."""
-    vae = trained
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, trained):
+    """A folder of two small folders with the files that the killer compares."""
+    vae, both = trained, tmp_path_factory.mktemp("folders")
     for name in ("one", "other"):
-        folder = tmp_path / name
+        folder = both / name
         rows = [dict.fromkeys(callbacks.COLUMNS, "1.5") | {"epoch": "0", "seconds": name}]
         callbacks.write_elbo_csv(folder / "elbo.csv", rows)
         files.write_json(folder / "metrics.json", metrics(1.5, name))
@@ -83,7 +84,14 @@ def finished(tmp_path, trained):
         vae.save(folder / "model.keras")
         (folder / "checkpoints").mkdir()
         vae.save(folder / "checkpoints" / "epoch-00001-step-0000000.keras")
-    return tmp_path / "one", tmp_path / "other", vae
+    return both
+
+
+@pytest.fixture
+def finished(folders, tmp_path, trained):
+    """Copies of the two folders that a test may change, and the model that they hold."""
+    both = shutil.copytree(folders, tmp_path / "both")
+    return both / "one", both / "other", trained
 
 
 def test_runs_that_differ_only_in_durations_are_the_same(finished):

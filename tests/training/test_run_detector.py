@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.conftest import images
+from tests.conftest import draw_nothing, images
 from vae_keras import VAE, training
 from vae_keras.cli.main import main
 from vae_keras.detection import FILE, Detector
@@ -16,6 +16,7 @@ def test_a_run_offers_its_held_out_images(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         artifacts.export, "export_saved_model", lambda *_, **named: given.append(named["detector"])
     )
+    draw_nothing(monkeypatch)
     np.savez(tmp_path / "dots.npz", x_train=(images(230) * 255).astype(np.uint8))
     run = tmp_path / "run"
     settings = {"data": str(tmp_path / "dots.npz"), "epochs": 1, "workdir": run}

@@ -74,6 +74,7 @@ def test_a_process_without_standard_error_is_served():
     assert done.stdout == b"done\n"
 
 
+@pytest.mark.slow
 def test_the_library_has_its_names_in_the_process_of_a_command():
     """A user's script may have the name of a command."""
     code = (

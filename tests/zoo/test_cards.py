@@ -154,7 +154,7 @@ def test_a_card_says_why_some_images_took_fewer_samples():
     assert "5,000 samples for all 10,000 images would have taken about 50 minutes" in text
     assert f"evaluate --preset {name} --refined 1000" in text
     table = cards.zoo_table({name: metrics}, {})
-    assert f"; for {name} most images took fewer samples, see the model card." in table
+    assert f"samples for each image, but most images of {name} took fewer." in table
 
 
 def test_a_card_says_what_trained_and_what_published():

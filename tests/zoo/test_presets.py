@@ -20,10 +20,9 @@ from vae_keras.zoo import presets
 # ------------------------------------------------------------------------------------ recipes
 
 
-@pytest.mark.parametrize("name", trainable(presets.names()))
+@pytest.mark.parametrize("name", trainable(presets.names(), fast=["hierarchical_mnist"]))
 def test_every_recipe_builds_its_model(name):
     recipe = presets.load_recipe(name)
-    assert presets.Recipe.from_dict(recipe.to_dict()) == recipe
     model = build_model(recipe, (28, 28, 1), 60000)
     assert model.image_shape == (28, 28, 1)
     assert model.binarization == recipe.binarization
@@ -65,6 +64,8 @@ def test_recipes_refuse_unknown_and_missing_fields():
 def test_committed_recipes_have_the_current_names(name):
     values = json.loads((presets.folder() / name / "recipe.json").read_text(encoding="utf-8"))
     assert presets.with_current_names(values) == values
+    recipe = presets.load_recipe(name)
+    assert presets.Recipe.from_dict(recipe.to_dict()) == recipe
     assert values["description"][-1] != "."
     assert values["choices"][-1] == "."
 

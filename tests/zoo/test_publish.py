@@ -18,7 +18,6 @@ from vae_keras.utils import checks, files
 from vae_keras.zoo import presets, publish
 
 PUBLISHED = presets.trained()
-OTHERS = [name for name in PUBLISHED if name != "mlp_mnist"]
 
 # --------------------------------------------------------------------------- published models
 
@@ -45,9 +44,8 @@ def test_the_repository_holds_the_weights_of_a_preset_once(name):
     assert list((presets.folder() / name).rglob("saved_model.pb")) == []
 
 
-@pytest.mark.parametrize(
-    "name", ["mlp_mnist", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_the_saved_model_gives_the_golden_outputs(name, tmp_path):
     version = export.export_saved_model(VAE.from_preset(name), tmp_path)
     served = tf.saved_model.load(str(version)).signatures
