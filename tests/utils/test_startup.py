@@ -89,3 +89,16 @@ def test_the_library_has_its_names_in_the_process_of_a_command():
         "assert not hasattr(vae_keras, 'nonsense')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_keras_does_not_import_what_no_command_uses():
+    code = (
+        "import sys\n"
+        "sys.argv[0] = 'vae-keras'\n"
+        "from vae_keras.utils import startup\n"
+        "startup.require_environment()\n"
+        "assert 'keras' in sys.modules and 'matplotlib' not in sys.modules\n"
+        "import matplotlib.pyplot\n"  # It was hidden from Keras only.
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
