@@ -399,6 +399,16 @@ REFUSED = {
         "class_probabilities must be 3 numbers above 0. Received: [1, 0, 1]. "
         "Pass the number of images in each class.",
     ),
+    "probabilities below 0": (
+        lambda: setattr(MODEL, "class_probabilities", [-1, -2, -3]),
+        "class_probabilities must be 3 numbers above 0. Received: [-1, -2, -3]. "
+        "Pass the number of images in each class.",
+    ),
+    "probabilities that are texts": (
+        lambda: setattr(MODEL, "class_probabilities", ["a", "b", "c"]),
+        "class_probabilities must be 3 numbers above 0. Received: ['a', 'b', 'c']. "
+        "Pass the number of images in each class.",
+    ),
     "a probability that float32 has not": (
         lambda: setattr(MODEL, "class_probabilities", [1, 1, 1e-60]),
         "class_probabilities must be 3 numbers above 0. Received: [1, 1, 1e-60]. "

@@ -14,9 +14,10 @@ from vae_keras import (
     MLPDecoder,
     anomaly_scores,
     conformal,
+    export,
 )
 from vae_keras.data import store
-from vae_keras.detection import Detector
+from vae_keras.detection import FILE, Detector, beside
 from vae_keras.utils import checks
 
 
@@ -244,3 +245,18 @@ def test_a_saved_detector_names_no_path_of_the_machine(detector, tmp_path):
     content = json.loads(detector.save(tmp_path / "detector.json").read_text())
     assert str(tmp_path) not in json.dumps(content)
     assert content["format"] == 1
+
+
+def test_a_detector_belongs_to_the_weights_of_its_calibration(tmp_path):
+    vae = small_vae()
+    detector = Detector.calibrate(vae, images(60), score="complexity")
+    vae.decoder.weights[-1].assign_add(tf.ones(36))
+    for use in (
+        lambda: detector.save(tmp_path / "model.keras"),
+        lambda: detector.scores(images(2)),
+        lambda: export.export_saved_model(vae, tmp_path, detector=detector),
+    ):
+        with pytest.raises(checks.InputError, match="other weights than at its calibration"):
+            use()
+    assert list(tmp_path.iterdir()) == []
+    assert beside(tmp_path) == tmp_path / FILE  # of a folder with a model

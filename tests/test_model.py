@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import needs_muon, small_vae
-from vae_keras import ELBO, VAE, ContinuousBernoulli, MLPDecoder, MLPEncoder
+from vae_keras import ELBO, VAE, Bernoulli, ContinuousBernoulli, MLPDecoder, MLPEncoder
 from vae_keras.noise import Stream
 from vae_keras.trainer.inputs import Arrays
 from vae_keras.utils import checks
@@ -544,3 +544,11 @@ def test_a_warm_up_may_begin_later(digits):
     vae = small_vae()
     vae.objective.warmup_steps = 4
     assert vae.fit(digits, batch_size=20, verbose=0).history["kl_weight"] == [0.25]
+
+
+def test_a_likelihood_without_draws_is_refused_where_they_are_asked_for():
+    class Means(Bernoulli):
+        uniforms_per_pixel = property()  # raises AttributeError
+
+    with pytest.raises(checks.InputError, match=r"Received: Means\. Pass pixels='mean'"):
+        small_vae(likelihood=Means()).sample(2, pixels="draw")

@@ -338,6 +338,11 @@ class ArrayMethods:
     ) -> tf.Tensor:
         """Returns images [N, H, W, C] drawn from p(x | z); row is the index of the first image."""
         *size, channels = self.image_shape
+        if not hasattr(self.likelihood, "uniforms_per_pixel"):
+            raise checks.InputError(
+                "pixels='draw' needs a likelihood with uniforms_per_pixel, and a distribution with "
+                f"draw. Received: {type(self.likelihood).__name__}. Pass pixels='mean'."
+            )
         numbers = self.likelihood.uniforms_per_pixel(channels)
         bits = noise.bits16(
             seed,

@@ -81,10 +81,14 @@ class ConditionalMethods(ArrayMethods):
     def class_probabilities(self, value: Any) -> None:
         count = self._require_classes("class_probabilities").count
         self._require_built("class_probabilities")
-        array = np.asarray(value, np.float64)
+        try:
+            array = np.asarray(value, np.float64)
+        except (TypeError, ValueError):
+            array = np.empty(0)
         with np.errstate(divide="ignore", invalid="ignore"):
             share = (array / array.sum()).astype(np.float32)
-        if array.shape != (count,) or not (np.isfinite(share).all() and (share > 0).all()):
+        above_0 = (array > 0).all() and (share > 0).all() and np.isfinite(share).all()
+        if array.shape != (count,) or not above_0:
             raise checks.InputError(
                 f"class_probabilities must be {count} numbers above 0. Received: {value!r:.100}. "
                 "Pass the number of images in each class."

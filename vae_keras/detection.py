@@ -95,6 +95,7 @@ class Detector:
         self.calibration, self.constants, self.fitted = calibration, constants, fitted
         self.num_samples, self.patch_scale, self.hot = num_samples, patch_scale, hot
         self._graphs: dict[str, tuple[Any, Any]] = {}
+        self._weights_sha256 = weights.sha256(model)
 
     # ------------------------------------------------------------------------- construction
 
@@ -315,6 +316,7 @@ class Detector:
         return images
 
     def _measured(self, x: Any, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        self.require_same_weights()
         images, seed = self._images(x), checks.seed(seed)
         blocks = _blocks(self.model, images, self.num_samples, seed, noise.Stream.DETECTION)
         parts = [self._compiled()[0](rows, draws) for rows, draws in blocks]
@@ -331,11 +333,15 @@ class Detector:
 
         Returns:
             The path of the file.
+
+        Raises:
+            checks.InputError: if the weights of the model have changed since the calibration.
         """
         path = beside(path)
+        self.require_same_weights()
         content = {
             "format": _FORMAT,
-            "model_sha256": weights.sha256(self.model),
+            "model_sha256": self._weights_sha256,
             "image_shape": list(self.model.image_shape),
             "score": self.score,
             "num_samples": self.num_samples,
@@ -347,6 +353,18 @@ class Detector:
         }
         files.write_json(path, {"sha256": _content_sha256(content)} | content)
         return path
+
+    def require_same_weights(self) -> None:
+        """Refuses a model whose weights have changed since the calibration.
+
+        Raises:
+            checks.InputError: for other weights.
+        """
+        if weights.sha256(self.model) != self._weights_sha256:
+            raise checks.InputError(
+                "a detector belongs to the weights that it was calibrated with. "
+                "Received: a model with other weights than at its calibration. Calibrate again."
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: VAE) -> Detector:
@@ -397,13 +415,17 @@ class Detector:
 
 
 def beside(path: str | os.PathLike[str]) -> Path:
-    """Returns the path of a detector: the path itself, or `FILE` beside a `.keras` file.
+    """Returns the path of a detector: the path itself, or `FILE` beside the files of a model.
+
+    The files of a model are a `.keras` file, or a folder that `save_pretrained` wrote.
 
     Example:
         >>> str(beside("run/model.keras"))
         'run/detector.json'
     """
     path = checks.path("path", path)
+    if path.is_dir():
+        return path / FILE
     return path.with_name(FILE) if path.suffix == ".keras" else path
 
 

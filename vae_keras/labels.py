@@ -218,7 +218,10 @@ class Classes:
         number = {name: index for index, name in enumerate(self.names)}
         if self.may_miss:
             number[""] = MISSING
-        names = [name.decode() if isinstance(name, bytes) else name for name in array.tolist()]
+        names = [
+            name.decode(errors="replace") if isinstance(name, bytes) else name
+            for name in array.tolist()
+        ]
         unknown = [name for name in names if not isinstance(name, str) or name not in number]
         if unknown:
             raise checks.InputError(self._name_rule(f"{unknown[0]!r:.100}"))

@@ -143,3 +143,12 @@ def test_a_detector_of_other_weights_is_refused(parts, calibration, capsys):
     assert "other weights" in capsys.readouterr().err
     assert detect(parts, "--score", "pixel") == 2
     assert "--score without --calibrate" in capsys.readouterr().err
+
+
+def test_verdicts_do_not_need_a_calibration_that_can_be_kept(parts, capsys, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Detector, "save", refuse)
+    assert detect(parts, "--calibrate", str(parts / "good.npy")) == 0
+    assert "The calibration could not be kept: Permission denied." in capsys.readouterr().out

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import images, small_vae
 from vae_keras import VAE
 from vae_keras.cli.main import main
 from vae_keras.cli.models import list_images, load_held_out
 from vae_keras.data import own_images
-from vae_keras.utils import checks, keras_file
+from vae_keras.utils import checks, files, keras_file
 from vae_keras.utils.rows import Rows
 
 
@@ -125,3 +126,20 @@ def test_the_caches_are_listed_and_removed(tmp_path, monkeypatch, capsys):
     assert main(["cache", "--remove", line.split()[0]]) == 0
     assert main(["cache"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3  # what was removed, the head, the total
+
+
+def test_whole_numbers_are_read_as_the_names_that_training_made_of_them(tmp_path):
+    """A model of the labels 1 to 3 has the class 0 under the name "1"."""
+    model = small_vae(num_classes=3, class_names=["1", "2", "3"])
+    x = (images(20) * 255).astype(np.uint8)
+    np.savez(
+        tmp_path / "d.npz", x_train=x, y_train=np.arange(20) % 3 + 1, x_test=x, y_test=[3] * 20
+    )
+    found = held(model, tmp_path, tmp_path / "d.npz")
+    assert set(found.y) == {"3"}
+
+
+def test_a_pattern_of_the_run_does_not_keep_other_data_out(tmp_path):
+    files.write_json(tmp_path / "config.json", {"own_data": {"group_by": "[^_]+_", "sha256": ""}})
+    np.savez(tmp_path / "d.npz", x_train=(images(20) * 255).astype(np.uint8))
+    assert len(held(small_vae(), tmp_path, tmp_path / "d.npz").x) == 20

@@ -14,7 +14,7 @@ import pytest
 
 from tests.data.conftest import picture
 from tests.data.conftest import same as same_images
-from vae_keras.data import cache, own_images, store
+from vae_keras.data import cache, datasets, own_images, store
 from vae_keras.utils import checks
 from vae_keras.utils.rows import Rows
 
@@ -238,3 +238,13 @@ def test_caches_are_listed_and_removed(folder, on_disk):
 def test_the_configuration_names_no_path(folder, on_disk):
     assert str(folder) not in json.dumps(dict(own_images.open_images(folder).identity))
     assert os.environ["XDG_CACHE_HOME"] in str(on_disk)
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch):
+    def none():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(datasets.Path, "home", none)
+    with pytest.raises(checks.InputError, match="Set XDG_CACHE_HOME to a folder"):
+        datasets.default_cache_dir()

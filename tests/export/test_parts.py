@@ -196,3 +196,15 @@ def test_a_model_without_weights_is_refused(tmp_path):
     unbuilt = VAE(layers.Dense(4), layers.Dense(4))
     with pytest.raises(checks.InputError, match="an export needs a VAE with weights"):
         export.export_parts(unbuilt, tmp_path, "litert")
+
+
+def test_a_global_policy_of_mixed_precision_rounds_nothing(tmp_path):
+    vae = small_vae()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        export.export_parts(vae, tmp_path, "litert")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    encoder = litert_interpreter()(model_path=os.fspath(tmp_path / "encoder.tflite"))
+    x = images(3) + 0.001
+    require_close(encoder.get_signature_runner()(images=x), vae.encode(x)._asdict())

@@ -193,3 +193,17 @@ def test_the_golden_requests_get_the_golden_responses(small, served, version):
     x = np.asarray(images_case["request"]["inputs"]["images"], np.float32)
     recorded = np.asarray(images_case["response"]["outputs"]["loc"], np.float32)
     np.testing.assert_array_equal(small.encode(x).loc, recorded)
+
+
+def test_two_exports_at_once_take_two_numbers(small, version, tmp_path, monkeypatch):
+    copy_instead_of_tracing(monkeypatch, version)
+    real = saved_model._write_extras
+
+    def with_another_export(*arguments):
+        real(*arguments)
+        (tmp_path / "1").mkdir()
+        (tmp_path / "1" / "saved_model.pb").write_bytes(b"of another process")
+
+    monkeypatch.setattr(saved_model, "_write_extras", with_another_export)
+    assert export.export_saved_model(small, tmp_path).name == "2"
+    assert (tmp_path / "1" / "saved_model.pb").read_bytes() == b"of another process"

@@ -267,3 +267,11 @@ def test_each_class_that_is_measured_has_an_image_to_train_on(train, test, recei
 def test_classes_of_test_images_count_only_with_test():
     settings = TrainConfig(data="mine", condition="labels", validation=2)
     assert planned(settings, with_classes([0, 1] * 11, [2])).classes == {"num_classes": 2}
+
+
+def test_a_named_set_keeps_the_validation_images_that_come_with_it():
+    """Patches of one photograph overlap, so no other patches may be held out."""
+    dataset = datasets.DataSet("mnist", datasets.Images(ROWS, None, ROWS, None), "", validation=30)
+    assert planned(TrainConfig(batch_size=10), dataset).recipe.validation == 30
+    with pytest.raises(checks.InputError, match="Received: 40 beside a set of 30 images"):
+        planned(TrainConfig(batch_size=10, validation=40), dataset)

@@ -146,3 +146,13 @@ def test_overwrite_removes_the_run_and_nothing_else(copied):
     assert {path.name for path in copied.iterdir()} == {"config.json", "notes.txt"}
     assert (copied / "notes.txt").read_text() == "mine"
     assert json.loads((copied / "config.json").read_text()) == settings
+
+
+def test_a_run_folder_is_for_one_process_at_a_time(tmp_path):
+    folder = tmp_path / "run"
+    with run_folder.held(folder):
+        again = run_folder.held(folder)
+        with pytest.raises(checks.InputError, match="in which another process trains"), again:
+            pass
+    with run_folder.held(folder):
+        assert list(folder.iterdir()) == []

@@ -52,3 +52,15 @@ def test_a_thread_sets_no_handler():
     thread.start()
     thread.join()
     assert ended == [None]
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_signal_ends_the_process_while_there_is_nothing_to_save(number, ends):
+    with Signals(armed=False) as signals:
+        with pytest.raises(ends):
+            os.kill(os.getpid(), number)
+        signals.armed = True
+        os.kill(os.getpid(), number)
+        assert signals.received == number

@@ -550,6 +550,7 @@ WRITERS = {
     ("training.checkpoints", "model.save"),  # staged
     ("utils.files", "open"),  # to flush a staged file
     ("utils.files", "os.fdopen"),
+    ("training.run_folder", "os.open"),  # the folder, to lock it
     ("utils.files", "os.open"),
     ("utils.files", "os.replace"),
     ("utils.files", "shutil.copyfileobj"),  # atomic_write

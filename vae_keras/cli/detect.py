@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import errno
 import io
 import shutil
 from pathlib import Path
@@ -75,7 +76,13 @@ def _detector(arguments: argparse.Namespace, model: VAE) -> Detector:
     seen = models.hashes_trained_on(arguments)
     detector = Detector.calibrate(model, x, seed=arguments.seed, trained_on=seen, **score)
     if arguments.model is not None:
-        print(f"The calibration: {detector.save(arguments.model)}")
+        try:
+            print(f"The calibration: {detector.save(arguments.model)}")
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            # The verdicts do not need a model that lies where the user may write.
+            print(f"The calibration could not be kept: {error.strerror}.")
     return detector
 
 

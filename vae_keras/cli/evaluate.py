@@ -50,8 +50,10 @@ def run(arguments: argparse.Namespace) -> None:
     kind = "" if held.kind == "unseen" else f"{held.kind} "
     print(f"{count} {kind}images{refined}, {mode} binarization, seed {arguments.seed}")
     if arguments.json is not None:
-        weights = presets.weights(arguments.preset) if arguments.preset else arguments.model
-        hashes = {"weights_sha256": files.sha256(Path(weights))}
+        path = Path(presets.weights(arguments.preset) if arguments.preset else arguments.model)
+        if path.is_dir():  # what `save_pretrained` writes
+            path /= "model.weights.h5"
+        hashes = {"weights_sha256": files.sha256(path)}
         result = {
             "model": arguments.preset or arguments.model,
             "provenance": provenance(datasets.fingerprint(images)) | hashes,

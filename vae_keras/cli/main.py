@@ -53,6 +53,8 @@ def _run(arguments: argparse.Namespace) -> None:
             # The imports make many objects that stay. Python's default threshold of 700 searches
             # them so often that it costs 6% of the time to the first epoch's line.
             gc.set_threshold(50_000)
+            if sys.stdout is not None:  # a name may have letters that the terminal lacks
+                sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
             if not arguments.debug:
                 logging.getLogger("tensorflow").setLevel(logging.ERROR)
         if arguments.needs_keras:

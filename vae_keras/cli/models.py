@@ -128,10 +128,27 @@ def load_held_out(arguments: argparse.Namespace, model: VAE) -> Held:
     height, width, _ = model.image_shape
     known = _settings(arguments).get("own_data")
     known = known if isinstance(known, dict) else {}
-    group_by = known.get("group_by")
-    dataset = load_data(name, f"{height}x{width}", arguments.skip_damaged, group_by)
+    size, group_by = f"{height}x{width}", known.get("group_by")
+    try:
+        dataset = load_data(name, size, arguments.skip_damaged, group_by)
+    except checks.InputError:
+        if group_by is None:
+            raise
+        # The pattern is for the names of the run's own images. Other images need not match it.
+        dataset = load_data(name, size, arguments.skip_damaged)
     print("\n".join(datasets.describe(dataset)))
-    return _held_out(arguments, dataset, known.get("sha256") == dataset.identity["sha256"])
+    held = _held_out(arguments, dataset, known.get("sha256") == dataset.identity["sha256"])
+    return held._replace(y=_as_named(model, held.y))
+
+
+def _as_named(model: VAE, labels: np.ndarray | None) -> np.ndarray | None:
+    """Returns labels as texts where the model has names for its classes, as training takes them.
+
+    A model of the labels 1 to 10 has the class 0 under the name "1".
+    """
+    if labels is None or not model.class_names or labels.dtype.kind not in "biu":
+        return labels
+    return labels.astype(str)
 
 
 def _held_out(arguments: argparse.Namespace, dataset: datasets.DataSet, is_same: bool) -> Held:

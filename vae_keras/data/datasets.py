@@ -58,6 +58,8 @@ class Known:
         sha256: SHA-256 of each uncompressed IDX file, header included.
         classes: names of the labels 0, 1, ..., or () if the numbers are the names.
         invert: whether figures draw black as white. Default True, for ink on paper.
+        validation: number of images at the end of `x_train` that are a validation set. Default 0,
+            if any images of `x_train` may be held out.
     """
 
     title: str
@@ -67,6 +69,7 @@ class Known:
     sha256: Mapping[str, str]
     classes: tuple[str, ...] = ()
     invert: bool = True
+    validation: int = 0
 
 
 KNOWN = {
@@ -125,6 +128,7 @@ KNOWN = {
     "photographs": Known(
         title="Photographs",
         subject="patches of photographs",
+        validation=288,
         hosts=(),
         downloads={},
         sha256={
@@ -188,7 +192,7 @@ def load(name: str) -> DataSet:
         names = np.array(known.classes)
         images = images._replace(y_train=names[images.y_train], y_test=names[images.y_test])
     split = "by photograph" if name == "photographs" else "as published"
-    return DataSet(name, images, split, invert=known.invert)
+    return DataSet(name, images, split, invert=known.invert, validation=known.validation)
 
 
 def has_classes(labels: np.ndarray | None) -> bool:
@@ -382,12 +386,22 @@ def load_cifar10() -> Images:
 def default_cache_dir() -> Path:
     """Returns the cache's folder, `$XDG_CACHE_HOME/vae_keras` or else `~/.cache/vae_keras`.
 
+    Raises:
+        checks.InputError: for a user without a home folder.
+
     Example:
         >>> default_cache_dir().name
         'vae_keras'
     """
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "vae_keras"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "vae_keras"
+    try:
+        return Path.home() / ".cache" / "vae_keras"
+    except RuntimeError as error:
+        raise checks.InputError(
+            "the cache needs a home folder. Received: a user without one. "
+            "Set XDG_CACHE_HOME to a folder that can be written."
+        ) from error
 
 
 def fingerprint(x: Array) -> str:

@@ -155,7 +155,8 @@ class _Part(keras.Model):
     def __init__(
         self, name: str, layers: list[Any], function: Callable[..., Any], specs: list[tf.TensorSpec]
     ) -> None:
-        super().__init__(name=name)
+        # A global policy of mixed precision would round the inputs.
+        super().__init__(name=name, dtype="float32")
         self.networks, self.function = layers, function
         # The exporters of Keras take several inputs as one list.
         self.input_signature = [specs if len(specs) > 1 else specs[0]]

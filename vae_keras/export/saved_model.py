@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -111,21 +112,19 @@ def export_saved_model(
             "an export takes a detector of its own model. Received: a detector of another model. "
             "Calibrate one with this model, or load it for this model."
         )
+    if detector is not None:
+        detector.require_same_weights()
     for name, count in (("score_samples", score_samples), ("largest_batch", largest_batch)):
         checks.memory(name, checks.whole_number(name, count, 1), 4 * math.prod(model.image_shape))
     base = checks.writable("the base path", base_path, folder=True)
     if version is not None:
         checks.whole_number("version", version, 1, _LARGEST_VERSION)
     base.mkdir(parents=True, exist_ok=True)
-    if version is None:
-        version = 1 + max(
-            (int(path.name) for path in base.iterdir() if path.name.isdigit()), default=0
-        )
-    target = base / str(version)
+    target = base / str(_next_version(base) if version is None else version)
     if target.exists() and not overwrite:
         raise checks.InputError(
-            f"a served version must not change. Received: version {version}, which {base} already "
-            "holds. Leave the version out for the next one, or pass overwrite=True."
+            f"a served version must not change. Received: version {target.name}, which {base} "
+            "already holds. Leave the version out for the next one, or pass overwrite=True."
         )
     # The name is not an integer, so a server that polls the folder ignores it until the rename.
     temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=base))
@@ -134,11 +133,23 @@ def export_saved_model(
         with write_errors(target):
             _write_saved_model(served, temporary)
             _write_extras(model, served, temporary, score_samples, largest_batch)
-            _publish(temporary, target)
+            while True:
+                try:
+                    _publish(temporary, target, overwrite)
+                    return target
+                except OSError as error:
+                    if version is not None or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    # Another export took this number in the meantime.
+                    target = base / str(_next_version(base))
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return target
+
+
+def _next_version(base: Path) -> int:
+    """Returns the number after the largest version in a base path."""
+    return 1 + max((int(path.name) for path in base.iterdir() if path.name.isdigit()), default=0)
 
 
 def _write_saved_model(served: dict[str, Signature], folder: Path) -> None:
@@ -212,7 +223,7 @@ def _json_numbers(values: np.ndarray) -> list[Any]:
     )
 
 
-def _publish(temporary: Path, target: Path) -> None:
+def _publish(temporary: Path, target: Path, overwrite: bool) -> None:
     """Writes a finished folder to the disk and then renames it to its target."""
     temporary.chmod(0o755)
     for folder, _, names in os.walk(temporary):
@@ -220,7 +231,7 @@ def _publish(temporary: Path, target: Path) -> None:
             with open(Path(folder) / name, "rb") as file:
                 os.fsync(file.fileno())
         files.sync_folder(folder)
-    if target.exists():
+    if overwrite and target.exists():
         retired = Path(tempfile.mkdtemp(prefix=".retired-", dir=target.parent))
         try:
             os.replace(target, retired / target.name)

@@ -152,7 +152,8 @@ def _facts(
 def _parts(model: VAE) -> dict[str, Callable[[], bytes]]:
     """Returns what the page computes, each part as a function that makes its ONNX file."""
     networks = [model.encoder, model.decoder]
-    learned = [model.prior] if isinstance(model.prior, keras.layers.Layer) else []
+    has_weights = isinstance(model.prior, keras.layers.Layer)
+    learned = [model.prior] if has_weights else []
     images, latents = {"images": model.image_shape}, (model.latent_dim,)
     # One-hot labels are the last input of what depends on the class.
     label = {} if model.num_classes is None else {"labels": (model.num_classes,)}
@@ -180,7 +181,7 @@ def _parts(model: VAE) -> dict[str, Callable[[], bytes]]:
         inputs = images | {"noise": latents} | label
         classifier = [] if model.classifier is None else [model.classifier]
         found["score"] = made("score", networks + learned + classifier, score, inputs)
-    if learned:
+    if not isinstance(model.prior, StandardNormal):
         found["prior"] = made("prior", learned, transform, {"noise": latents})
     return found
 

@@ -83,7 +83,8 @@ class Trainer(Intake):
         Raises:
             checks.InputError: for data of another shape, type or range, and for arguments that
                 contradict the data or each other. No weight has changed.
-            Diverged: at the first step whose loss or weights are not finite.
+            Diverged: at the first step whose loss or weights are not finite, unless
+                `keras.callbacks.TerminateOnNaN` is among the callbacks and ends the training.
 
         Example:
             >>> history = vae.fit(x_train, epochs=2, validation_split=0.1, verbose=0)
@@ -167,9 +168,8 @@ class Trainer(Intake):
                 validation_steps=validation_steps,
                 validation_freq=validation_freq,
             )
-            if (
-                self.raises_on_nan
-            ):  # a step checks the weights that it starts from, not those it makes
+            # A step checks the weights that it starts from. Those that the last one made are left.
+            if self.raises_on_nan:
                 last_step = int(self.train_counter) - 1
                 nonfinite.require_finite(self.variables, last_step, except_for=constants)
         return history

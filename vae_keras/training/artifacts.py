@@ -21,7 +21,7 @@ from vae_keras.training import best, callbacks, remarks, run_folder
 from vae_keras.training.build import build_network
 from vae_keras.training.plan import Plan
 from vae_keras.training.signals import Signals
-from vae_keras.utils import files
+from vae_keras.utils import checks, files
 from vae_keras.utils.rows import Array
 from vae_keras.zoo import presets
 
@@ -68,9 +68,11 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
         kept = len(plan.dataset.images.x_train) - recipe.validation
         with files.atomic_write(folder / run_folder.TRAINED_ON) as file:
             np.save(file, plan.dataset.digests[0][:kept])
-    detector = _calibrated(model, plan, images[plan.held_out].originals)
-    if detector is not None:
-        detector.save(folder / "model.keras")
+    detector = _kept(model, folder)
+    if detector is None:
+        detector = _calibrated(model, plan, images[plan.held_out].originals)
+        if detector is not None:
+            detector.save(folder / "model.keras")
     export.export_saved_model(
         model, folder / "serving", version=1, overwrite=True, detector=detector
     )
@@ -288,6 +290,14 @@ def save_weights(model: VAE, path: Path) -> None:
     """
     with files.staged(path) as temporary:
         model.save(temporary)
+
+
+def _kept(model: VAE, folder: Path) -> detection.Detector | None:
+    """Returns a detector of these weights that lies in the folder, such as the user's own."""
+    try:
+        return detection.Detector.load(folder / "model.keras", model)
+    except (checks.InputError, FileNotFoundError):
+        return None
 
 
 def _calibrated(model: VAE, plan: Plan, originals: Array) -> detection.Detector | None:

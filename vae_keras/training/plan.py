@@ -133,6 +133,14 @@ def make_plan(config: TrainConfig, recipe: presets.Recipe, dataset: datasets.Dat
     colours = dataset.images.x_train.shape[-1] == 3
     if config.binarization == "none" and colours:
         recipe = dataclasses.replace(recipe, likelihood=presets.Part("DiscretizedLogisticMixture"))
+    given = dataset.validation
+    if given and config.validation not in (None, given):
+        raise checks.InputError(
+            "validation is for data without a validation set of their own. "
+            f"Received: {config.validation} beside a set of {given:,} images. Leave it out."
+        )
+    if given:
+        recipe = dataclasses.replace(recipe, validation=given)
     if dataset.own:
         recipe = _sized(_for_own_images(recipe, config), config, dataset)
         wanted = config.validation
@@ -222,11 +230,6 @@ def _sized(
 ) -> presets.Recipe:
     """Returns the recipe with the sizes that the user left open chosen for the data."""
     num_images, given = len(dataset.images.x_train), dataset.validation
-    if given and config.validation not in (None, given):
-        raise checks.InputError(
-            "validation is for data without a validation set of their own. "
-            f"Received: {config.validation} beside a set of {given:,} images. Leave it out."
-        )
     validation = num_images // _VALIDATION_SHARE if config.validation is None else recipe.validation
     validation = given or validation
     if not given and validation < num_images:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -43,7 +44,11 @@ def train(config: TrainConfig) -> Path:
     """
     recipe, folder = config.recipe(), config.folder()
     team = cluster.join(config.strategy)
-    with Signals() as signals, team.watched():
+    with (
+        Signals(armed=False) as signals,
+        team.watched(),
+        contextlib.ExitStack() as held,
+    ):
         if team.is_chief:
             print("Loading training data...", flush=True)
         dataset = load_data(
@@ -58,6 +63,8 @@ def train(config: TrainConfig) -> Path:
             return folder
         if team.is_chief:
             print("\n".join(plan.describe()), flush=True)
+        signals.armed = True
+        team.on_chief(lambda: held.enter_context(run_folder.held(folder)))
         team.on_chief(lambda: run_folder.claim(folder, plan.settings, config.overwrite))
         images = dataset.images.x_train
         with team.scope():

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vae_keras import detection
 from vae_keras.utils import checks, files
 from vae_keras.zoo import presets
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nothing keeps two processes apart
+    fcntl = None  # type: ignore[assignment]
 
 CONFIG, REPORT, METRICS = "config.json", "report.html", "metrics.json"
 EXPLORER = "explorer.html"
@@ -77,6 +84,39 @@ def is_complete(folder: Path, test: bool) -> bool:
         return any(entry["split"] == "test" for entry in metrics["metrics"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps a run folder from other processes inside the `with` block.
+
+    Args:
+        folder: the run folder. It is created if it does not exist.
+
+    Raises:
+        checks.InputError: if another process trains in the folder, or it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY) if fcntl else None
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    try:
+        if descriptor is not None:
+            # The lock ends with the process. A file system without locks refuses otherwise.
+            with contextlib.suppress(OSError):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise checks.InputError(
+                        "a run folder is for one process at a time. Received: "
+                        f"{folder}, in which another process trains. Wait for its end, or name "
+                        "another --workdir."
+                    ) from error
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def claim(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:

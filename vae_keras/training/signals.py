@@ -31,7 +31,11 @@ class Interrupted(Exception):
 class Signals:
     """Turns the first Ctrl-C or SIGTERM into a request. A second Ctrl-C ends the process at once.
 
+    Args:
+        armed: as the attribute. Default True.
+
     Attributes:
+        armed: whether there is something to save. Before that, a signal ends the process at once.
         received: number of the signal that came, or None.
 
     Example:
@@ -39,7 +43,8 @@ class Signals:
         ...     signals.check("before the figures")
     """
 
-    def __init__(self) -> None:
+    def __init__(self, armed: bool = True) -> None:
+        self.armed = armed
         self.received: int | None = None
         self._before: dict[int, Callable[..., Any] | int | None] = {}
 
@@ -67,6 +72,8 @@ class Signals:
             raise Stopped(where)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
+        if number == signal.SIGINT and (self.received is not None or not self.armed):
             raise KeyboardInterrupt
+        if not self.armed:
+            raise SystemExit(128 + number)
         self.received = number
