@@ -311,8 +311,7 @@ class Detector:
     def _images(self, x: Any) -> Array:
         images = self.model.images(x)
         # A single image may be black and white by chance, so only a whole set is refused for it.
-        if self.model.likelihood.support == "levels":
-            self.model.check_support(images)
+        self.model.check_support(images, is_whole=False)
         return images
 
     def _measured(self, x: Any, seed: int) -> tuple[np.ndarray, np.ndarray]:

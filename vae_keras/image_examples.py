@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 from vae_keras import assembly, data, noise
@@ -87,9 +88,9 @@ class ImageExamples(Provided):
         if not self.built:
             self.build((None, *shape))
 
-    def check_support(self, examples: Array) -> None:
+    def check_support(self, examples: Array, is_whole: bool = True) -> None:
         """Refuses images that the likelihood gives no probability or no bounded density."""
-        if self.likelihood.support == "unit_interval":
+        if self.likelihood.support == "unit_interval" and is_whole:
             checks.not_only_binary(examples)
         elif self.likelihood.support == "levels":
             checks.levels(examples)
@@ -139,7 +140,8 @@ class ImageExamples(Provided):
 
     def predict_step(self, batch: Any) -> tf.Tensor:
         """Calls the model on one batch, see `StepModel.predict_step`."""
-        images, *labels = self._for_networks(self.unpack(batch)[0])
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        images, *labels = self._for_networks(self.standardize(x, y))
         if labels:
             sums = tf.reduce_sum(labels[0], axis=1)
             rule = "predict needs a label for each image. Received: a missing label. Fill it in."

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tests.conformance import configurations as table
 from vae_keras import ELBO, VAE, MLPDecoder, MLPEncoder
+from vae_keras.trainer import inputs
 
 L = keras.layers
 X = table.discs(45)
@@ -109,6 +110,79 @@ def test_training_that_is_stopped_before_a_batch_takes_one(hook):
     assert taken(vae) == 7
 
 
+def test_a_stop_before_a_call_of_several_batches_leaves_it_whole_as_keras_does():
+    def stop(model: keras.Model, name: str) -> keras.callbacks.Callback:
+        return keras.callbacks.LambdaCallback(
+            **{f"on_{name}_begin": lambda *_: setattr(model, ENDS[name], True)}
+        )
+
+    ENDS = {"train": "stop_training", "test": "stop_evaluating"}
+    vae, plain = made(jit_compile=False, steps_per_execution=4), twin()
+    plain.compile("sgd", "mse", steps_per_execution=4)
+    vae.fit(X, batch_size=8, callbacks=[stop(vae, "train")], verbose=0)
+    plain.fit(X, np.zeros(45), batch_size=8, callbacks=[stop(plain, "train")], verbose=0)
+    assert taken(vae) == taken(plain) == 4
+    vae = made(jit_compile=False)
+    measured = {"batch_size": 8, "verbose": 0}
+    stopped = vae.evaluate(X, callbacks=[stop(vae, "test")], **measured)
+    np.testing.assert_allclose(stopped, vae.evaluate(X[:8], **measured), rtol=1e-6)
+    assert stopped != vae.evaluate(X, **measured)
+
+
+def test_a_number_of_steps_in_a_call_that_is_assigned_counts():
+    vae = made(jit_compile=False, steps_per_execution=2)
+    vae.steps_per_execution = 3
+    vae.fit(X, batch_size=8, verbose=0)
+    assert taken(vae) == 6
+
+
+def test_more_steps_in_a_call_than_memory_holds_change_no_number(monkeypatch):
+    def trained(steps: int) -> VAE:
+        vae = made(jit_compile=False, steps_per_execution=steps)
+        vae.fit(X, batch_size=8, verbose=0)
+        return vae
+
+    few = trained(2)
+    monkeypatch.setattr(inputs.Arrays, "largest_stack", lambda _: 2)
+    stacks = []
+    monkeypatch.setattr(inputs.pipelines, "stacks", lambda *_: stacks.append(1))
+    many = trained(1000)
+    assert not stacks
+    assert taken(many) == taken(few) == 6
+    for a, b in zip(few.get_weights(), many.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_a_refused_compile_leaves_the_model_as_it_was():
+    vae = made(jit_compile=False)
+    with pytest.raises(ValueError, match="optimizer must be"):
+        vae.compile("adamm", steps_per_execution=4, jit_compile=True)
+    vae.fit(X, batch_size=8, verbose=0)
+    assert taken(vae) == 6
+
+
+def test_the_frequency_of_validation_may_be_a_number_of_numpy_or_a_tuple():
+    for frequency in (np.int64(2), (2,)):
+        vae = made()
+        history = vae.fit(X, validation_data=X, validation_freq=frequency, epochs=2, verbose=0)
+        assert len(history.history["val_loss"]) == 1
+
+
+def test_validation_data_go_before_a_split_for_datasets_too():
+    batches = tf.data.Dataset.from_tensor_slices(X).batch(8)
+    history = made().fit(batches, validation_data=X, validation_split=0.1, verbose=0)
+    assert np.isfinite(history.history["val_loss"]).all()
+
+
+def test_a_prediction_reads_no_weights():
+    vae, weights = made(), np.full(45, -1.0)
+    expected = vae.predict(X, verbose=0)
+    in_batches = tf.data.Dataset.from_tensor_slices((X, weights, weights)).batch(32)
+    generated = ((X[i : i + 32], None, weights[i : i + 32]) for i in (0, 32))
+    for data in ((X, None, weights), in_batches, generated):
+        np.testing.assert_allclose(vae.predict(data, verbose=0), expected, rtol=1e-6)
+
+
 # --------------------------------------------------------------------------------- subclasses
 
 
@@ -157,6 +231,24 @@ def test_own_steps_need_not_use_the_metrics_of_the_trainer():
     assert history["mine"][1] < history["mine"][0]
     assert history["val_mine"] == [2.0, 2.0]
     assert vae.evaluate(X, verbose=0, return_dict=True) == {"mine": 2.0}
+
+
+def test_an_own_step_gets_images_by_themselves_as_with_keras():
+    seen = []
+
+    class Mine(VAE):
+        def train_step(self, data):
+            seen.append(data)
+            return super().train_step(data)
+
+        def test_step(self, data):
+            seen.append(data)
+            return super().test_step(data)
+
+    vae = made(Mine)
+    vae.fit(X, batch_size=45, validation_data=X, verbose=0)
+    vae.evaluate(X, batch_size=45, verbose=0)
+    assert [part.shape for part in seen] == [X.shape] * 3
 
 
 def test_an_own_step_gets_labels_in_keras_float_type():
@@ -287,6 +379,17 @@ def test_the_progress_line_shows_what_a_schedule_logs(capsys):
     assert "learning_rate: " in capsys.readouterr().out
 
 
+def test_a_callback_list_is_given_back_as_it_was():
+    vae = made()
+    given = keras.callbacks.CallbackList([], add_history=True, model=vae, epochs=1)
+    before = [*given.callbacks]
+    for _ in range(2):
+        vae.fit(X, callbacks=given, verbose=0)
+    with pytest.raises(ValueError, match="batch_size"):
+        vae.fit(X, callbacks=given, batch_size=0)
+    assert given.callbacks == before
+
+
 def test_an_error_of_a_callback_reaches_the_user():
     def broken(batch, logs):
         if batch < 0:
@@ -322,6 +425,35 @@ def test_a_constant_that_is_not_finite_is_not_a_fault():
     vae = VAE(table.encoder(hidden=[Masked()]), table.decoder())
     vae.compile("sgd", run_eagerly=True)
     assert np.isfinite(vae.fit(X, batch_size=8, verbose=0).history["loss"]).all()
+
+
+def test_a_constant_of_a_model_that_its_first_batch_builds_is_not_a_fault():
+    keras.utils.set_random_seed(5)
+    vae = VAE(
+        keras.Sequential([L.Flatten(), Masked(), L.Dense(2 * table.LATENTS)]),
+        keras.Sequential([L.Dense(144), L.Reshape(table.IMAGE)]),
+    )
+    vae.compile("sgd", run_eagerly=True)
+    assert not vae.built
+    batches = (X[i : i + 8] for i in range(0, 40, 8))
+    assert np.isfinite(vae.fit(batches, verbose=0).history["loss"]).all()
+
+
+def test_a_change_of_trainable_acts_after_compile_whatever_the_callbacks():
+    class Hooked(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            pass
+
+    vae = made(jit_compile=False)
+    vae.fit(X, batch_size=8, verbose=0)
+    vae.encoder.trainable = False
+    before = vae.encoder.get_weights()
+    vae.fit(X, batch_size=8, callbacks=[Hooked()], verbose=0)
+    assert any((a != b).any() for a, b in zip(before, vae.encoder.get_weights(), strict=True))
+    vae.compile("sgd", jit_compile=False)
+    before = vae.encoder.get_weights()
+    vae.fit(X, batch_size=8, verbose=0)
+    assert all((a == b).all() for a, b in zip(before, vae.encoder.get_weights(), strict=True))
 
 
 def test_a_new_objective_decides_anew_whether_xla_compiles_the_step():

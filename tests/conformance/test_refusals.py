@@ -18,7 +18,16 @@ import tensorflow_probability as tfp
 
 from tests.conformance import configurations as table
 from tests.conftest import covering
-from vae_keras import ELBO, IWAE, VAE, Bernoulli, MLPDecoder, MLPEncoder, priors
+from vae_keras import (
+    ELBO,
+    IWAE,
+    VAE,
+    Bernoulli,
+    DiscretizedLogisticMixture,
+    MLPDecoder,
+    MLPEncoder,
+    priors,
+)
 
 L = keras.layers
 X = table.discs(24)
@@ -242,7 +251,32 @@ class Iterable:
         return iter([(UNIT[:8],)] * 3)
 
 
-OTHER_ITERABLES = {"a class": Iterable, "an iterator": lambda: iter(Iterable())}
+class TorchDataset(Iterable):
+    """An iterable of torch that is not its DataLoader, which is all that Keras takes of torch."""
+
+    __module__ = "torch.utils.data.dataset"
+
+
+class Sequence(keras.utils.PyDataset):
+    """A PyDataset of as many batches as it is told, None for no end."""
+
+    def __init__(self, number: int | None) -> None:
+        super().__init__()
+        self.number = number
+
+    @property
+    def num_batches(self) -> int | None:
+        return self.number
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray]:
+        return (UNIT[:8],)
+
+
+OTHER_ITERABLES = {
+    "a class": Iterable,
+    "an iterator": lambda: iter(Iterable()),
+    "a dataset of torch": TorchDataset,
+}
 TAKE_BATCHES = {
     "fit": lambda vae, x: vae.fit(x, verbose=0),
     "validation": lambda vae, x: vae.fit(X, validation_data=x, verbose=0),
@@ -258,6 +292,36 @@ def test_iterables_that_keras_does_not_know(vae, call, kind):
     before = State(vae)
     refused(lambda: TAKE_BATCHES[call](vae, OTHER_ITERABLES[kind]()), "generator")
     before.assert_is(State(vae))
+
+
+@pytest.mark.parametrize(("number", "word"), [(0, "batch"), (None, "steps")])
+@pytest.mark.parametrize("call", TAKE_BATCHES)
+def test_a_pydataset_without_a_batch_or_an_end(vae, call, number, word):
+    before = State(vae)
+    refused(lambda: TAKE_BATCHES[call](vae, Sequence(number)), word)
+    before.assert_is(State(vae))
+
+
+def test_floats_between_the_levels_of_a_likelihood_are_refused_everywhere():
+    mixture = DiscretizedLogisticMixture(1)
+    decoder = MLPDecoder(table.IMAGE, (8,), parameters_per_pixel=mixture.parameters_per_pixel(1))
+    levels = VAE(MLPEncoder(3, (8,)), decoder, likelihood=mixture)
+    levels.compile("sgd", jit_compile=False)
+    good, between = np.round(UNIT * 255) / 255, (np.round(UNIT * 255) + 0.4) / 256
+    before = levels.get_weights()
+    for action in (
+        lambda: levels.fit(between, verbose=0),
+        lambda: levels.fit(good, validation_data=between, verbose=0),
+        lambda: levels.evaluate(between, verbose=0),
+        lambda: levels.evaluate(between, steps=2, verbose=0),
+        lambda: levels.predict(between, verbose=0),
+        lambda: levels.train_on_batch(between),
+        lambda: levels.test_on_batch(between),
+        lambda: levels.predict_on_batch(between),
+    ):
+        refused(action, "multiples of 1 / 255")
+    for a, b in zip(before, levels.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_generators_that_cannot_be_right(vae):
@@ -355,6 +419,19 @@ ARGUMENTS = {
     "callbacks that are a class": (
         lambda vae: vae.fit(X, callbacks=[keras.callbacks.TerminateOnNaN]),
         ("callback",),
+    ),
+    "validation_freq=0": (lambda vae: vae.fit(X, validation_freq=0), ("validation_freq",)),
+    "validation_freq=[1, 0]": (
+        lambda vae: vae.fit(X, validation_data=X, validation_freq=[1, 0]),
+        ("validation_freq",),
+    ),
+    "validation_steps=-1 of a split": (
+        lambda vae: vae.fit(X, validation_split=0.5, validation_steps=-1),
+        ("validation_steps",),
+    ),
+    "a split with weights of 0": (
+        lambda vae: vae.fit(X, sample_weight=np.arange(24) < 12, validation_split=0.25),
+        ("validation_split", "weight"),
     ),
     "a misspelt argument": (lambda vae: vae.evaluate(X, batchsize=8), ("batchsize",)),
     "steps=0": (lambda vae: vae.evaluate(X, steps=0), ("steps",)),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -42,12 +43,17 @@ class Clock(keras.callbacks.Callback):
             raise weight_error("an epoch whose weights are all 0")
 
 
-def with_clock(model: keras.Model, callbacks: Any, clock: Clock) -> Any:
-    """Returns the callbacks of `fit`, with those that the trainer and Keras add."""
+@contextlib.contextmanager
+def with_clock(model: keras.Model, callbacks: Any, clock: Clock) -> Iterator[Any]:
+    """Yields the callbacks of `fit`, with those that the trainer and Keras add."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
         clock.set_model(model)
-        callbacks.callbacks.append(clock)
-        return callbacks
+        callbacks.callbacks.insert(0, clock)
+        try:
+            yield callbacks
+        finally:
+            callbacks.callbacks.remove(clock)
+        return
     found = [clock, *flat(callbacks)]
     if not any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in found):
         # Keras would add it at the end. Here it ends its line before other callbacks print, and
@@ -57,7 +63,7 @@ def with_clock(model: keras.Model, callbacks: Any, clock: Clock) -> Any:
             default=0,
         )
         found.insert(place, keras.callbacks.ProgbarLogger())
-    return found
+    yield found
 
 
 def flat(callbacks: Any) -> list[keras.callbacks.Callback]:

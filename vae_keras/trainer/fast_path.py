@@ -114,6 +114,8 @@ def one_by_one(
         return "the optimizer accumulates gradients"
     if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
         return "the optimizer scales the loss dynamically"
+    if not model.variables_to_train:
+        return "no weight is trained, so the optimizer counts no step"
     if name := _overridden(model):
         return f"{type(model).__name__} overrides {name}"
     for callback in callbacks:

@@ -101,7 +101,7 @@ class Arrays:
             The rows kept and the rows held out.
 
         Raises:
-            checks.InputError: when no row is left on one side.
+            checks.InputError: when no row, or no weight above 0, is left on one side.
         """
         checks.fraction("validation_split", fraction)
         kept = math.floor(len(self) * (1.0 - fraction))
@@ -115,6 +115,11 @@ class Arrays:
             labels, weights = tf.nest.map_structure(
                 lambda each: None if each is None else each[part], (self.labels, self.weights)
             )
+            if weights is not None and not weights.any():
+                raise checks.InputError(
+                    "validation_split must leave a weight above 0 on both sides. "
+                    f"Received: {fraction} of {len(self)} examples. Pass another fraction."
+                )
             return Arrays(self.examples[part], labels, weights, self.batch_size)
 
         return rows(slice(kept)), rows(slice(kept, None))
@@ -163,7 +168,8 @@ class Arrays:
         if strategy is None and stack_size == 1:
             labels = self.labels if labelled or paired else None
             count = 3 if weights is not None else 2 if labels is not None else 1
-            parts = (self.examples, labels, weights)[:count]
+            # Keras' form: x by itself where there is nothing beside it.
+            parts = (self.examples, labels, weights)[:count] if count > 1 else self.examples
             return pipelines.batches(parts, len(self), self.batch_size, shuffle_seed, epoch)
         if weights is None:
             weights = np.ones(len(self), np.float32)
@@ -283,25 +289,37 @@ def check_pipeline(
             f"loader of torch or grain. Received: a {type(dataset).__name__}. Pass a generator, "
             "such as (batch for batch in x)."
         )
-    if not isinstance(dataset, tf.data.Dataset):
-        return
-    cardinality = int(dataset.cardinality())
-    if cardinality == tf.data.INFINITE_CARDINALITY and steps is None:
+    num_batches = _num_batches(dataset)
+    if num_batches == tf.data.INFINITE_CARDINALITY and steps is None:
         raise checks.InputError(
             f"An endless dataset needs {steps_name}. Received: a dataset that repeats without "
             f"end. Pass {steps_name}, or leave out repeat()."
         )
-    if cardinality == 0:
+    if num_batches == 0:
         raise no_batch()
+
+
+def _num_batches(dataset: Any) -> int:
+    """The number of batches of a dataset, or one of `tf.data`'s marks for no end and no number."""
+    if isinstance(dataset, tf.data.Dataset):
+        return int(dataset.cardinality())
+    if isinstance(dataset, keras.utils.PyDataset):
+        found = dataset.num_batches
+        return tf.data.INFINITE_CARDINALITY if found is None else int(found)
+    return tf.data.UNKNOWN_CARDINALITY
+
+
+# Keras knows the loaders of libraries that need not be installed by the names of their classes.
+_LOADERS = {"torch": ("DataLoader",), "grain": ("DataLoader", "MapDataset", "IterDataset")}
 
 
 def _is_known_to_keras(dataset: Any) -> bool:
     kinds = (tf.data.Dataset, tf.distribute.DistributedDataset, keras.utils.PyDataset)
     if isinstance(dataset, (*kinds, GeneratorType)):
         return True
-    # Keras knows the loaders of libraries that need not be installed by the names of their classes.
     return any(
-        parent.__module__.startswith(("torch.", "grain.")) for parent in type(dataset).__mro__
+        parent.__name__ in _LOADERS.get(parent.__module__.split(".")[0], ())
+        for parent in type(dataset).__mro__
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from vae_keras.trainer import fast_path, inputs
-from vae_keras.trainer.step_model import StepModel
+from vae_keras.trainer.step_model import StepModel, check_steps_per_execution
 from vae_keras.utils import checks
 
 _LOG = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Intake(StepModel):
         steps: int | None,
         validation_split: float = 0.0,
         name: str = "x",
+        trained: bool = False,
     ) -> Any:
         """Checks data of any form and builds the model for it."""
         if steps is not None:
@@ -58,6 +59,7 @@ class Intake(StepModel):
         y = inner_y if y is None else y
         sample_weight = inner_weight if sample_weight is None else sample_weight
         examples = self.as_examples(x, name)
+        self.check_support(examples, is_whole=trained)
         weights = None
         if sample_weight is not None:
             weights = checks.sample_weight(sample_weight, len(examples))
@@ -71,6 +73,7 @@ class Intake(StepModel):
     def _batch(self, method: str, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         self._require_compiled(method)
         x = np.asarray(self.as_examples(x))
+        self.check_support(x, is_whole=False)
         y = self.as_labels(y, len(x)) if self.reads_labels else y
         if sample_weight is not None:
             sample_weight = checks.sample_weight(sample_weight, len(x))
@@ -104,14 +107,20 @@ class Intake(StepModel):
         self, data: Any, validation: Any, callbacks: Any, counts: dict[str, int | None]
     ) -> Iterator[int]:
         """Sets how many batches a compiled call does, and yields that number."""
-        wanted, stack = self._steps_per_execution, 1
+        stack, wanted = 1, None
+        if self._steps_per_execution != "auto":
+            wanted = self.steps_per_execution  # Keras lets users assign it
+            check_steps_per_execution(wanted, self.strategy)
         listed = getattr(callbacks, "callbacks", callbacks)
         arrays = [part for part in (data, validation) if part is not None]
         if self.strategy is None and all(isinstance(part, inputs.Arrays) for part in arrays):
             reason = fast_path.one_by_one(self, listed, **counts)
             if reason is None:
                 largest = min(part.largest_stack() for part in arrays)
-                stack = min(data.stack_size(), largest) if wanted == "auto" else wanted
+                if wanted is None:
+                    stack = min(data.stack_size(), largest)
+                elif wanted <= largest:  # else Keras' own loop takes one batch after the other
+                    stack = wanted
             else:
                 _LOG.debug("Batches run one by one: %s.", reason)
         with self._executing(stack):

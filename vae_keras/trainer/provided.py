@@ -65,8 +65,14 @@ class Provided:
         """Warns about mistakes in the parts, before training."""
         raise NotImplementedError
 
-    def check_support(self, examples: Array) -> None:
-        """Refuses training examples for which the objective has no meaning."""
+    def check_support(self, examples: Array, is_whole: bool = True) -> None:
+        """Refuses examples for which the objective has no meaning.
+
+        Args:
+            examples: [N, ...], as `as_examples` returns them.
+            is_whole: whether these are all examples of a set to train on. A few may by chance
+                look like examples of another kind. Default True.
+        """
         raise NotImplementedError
 
     def learn_from(self, labels: Any) -> Callable[[], None]:

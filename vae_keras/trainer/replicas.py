@@ -86,7 +86,7 @@ def dataset(
 
 def message_bytes(model: Any) -> int:
     """Returns the size of what each replica gives to the all-reduce of a step, in bytes."""
-    gradient = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    gradient = sum(math.prod(variable.shape) for variable in model.variables_to_train)
     wish_and_weight = 2
     values = len(model.term_names) + 1 + len(model.setting_names)
     return 4 * (wish_and_weight + values + gradient)
@@ -130,7 +130,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
         )
         flat = [
             tf.reshape(tf.zeros(variable.shape) if gradient is None else gradient, [-1])
-            for gradient, variable in zip(gradients, model.trainable_variables, strict=False)
+            for gradient, variable in zip(gradients, model.variables_to_train, strict=False)
         ]
         mine = tf.concat([sums.values, [sums.weight], *flat], axis=0)
         if weights.shape[0] is None:  # the mean of a layer's own loss over no row is NaN
@@ -162,7 +162,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
         return stops[0], values, weight[0], gradient, share.batch
 
     def descend(values: tf.Tensor, weight: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
-        gradients = _unflatten(gradient, model.trainable_variables) if training else []
+        gradients = _unflatten(gradient, model.variables_to_train) if training else []
         return step.descend(model, step.Sums(values, weight), gradients, training)
 
     def global_step(iterator: Any, wants_stop: tf.Tensor) -> tuple[dict[str, Any], tf.Tensor]:

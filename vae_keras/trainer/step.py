@@ -90,7 +90,7 @@ def sums_and_gradients(
         if own_losses:
             loss += tf.add_n([tf.cast(own, loss.dtype) for own in own_losses]) * fraction
         scaled = optimizer.scale_loss(loss) if training else loss
-    gradients = tape.gradient(scaled, model.trainable_variables) if training else []
+    gradients = tape.gradient(scaled, model.variables_to_train) if training else []
     terms = [tf.reduce_sum(weights * tf.stop_gradient(term)) for term in bound.terms]
     settings = [weight * setting for setting in bound.settings]
     return Sums(tf.stack([*terms, loss * total, *settings]), weight), gradients
@@ -123,7 +123,7 @@ def descend(
     *terms, loss = tf.unstack(sums.values)[: num_terms + 1]
     fault = nonfinite.fault([*reversed(terms), loss], watched)
     if training:
-        variables = model.trainable_variables
+        variables = model.variables_to_train
         if not variables:
             warnings.warn("The model does not have any trainable weights.", stacklevel=2)
         else:

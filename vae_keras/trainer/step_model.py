@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -58,6 +59,8 @@ class StepModel(Provided, keras.Model):
         self.stack_start = tf.Variable(0, trainable=False)
         self.stack_end = tf.Variable(_WHOLE_STACK, trainable=False)
         self.raises_on_nan = True
+        # Keras would track a list of variables once more.
+        self._trained = types.SimpleNamespace(variables=None)
 
     # ---------------------------------------------------------------------------- compile
 
@@ -94,13 +97,7 @@ class StepModel(Provided, keras.Model):
             >>> vae.compile("adam", jit_compile=False)
         """
         checks.auto_or("jit_compile", jit_compile, (True, False))
-        if steps_per_execution != "auto":
-            checks.whole_number("steps_per_execution", steps_per_execution, 1)
-        if self.strategy is not None and steps_per_execution not in ("auto", 1):
-            raise checks.InputError(
-                "A compiled call under a strategy does one batch. "
-                f"Received: steps_per_execution {steps_per_execution}. Leave it out."
-            )
+        check_steps_per_execution(steps_per_execution, self.strategy)
         for name in ("compute_loss", "compute_metrics"):
             if getattr(type(self), name) is not getattr(keras.Model, name) and not (
                 fast_path.overridden_step(self, "train_step", "test_step")
@@ -109,15 +106,17 @@ class StepModel(Provided, keras.Model):
                     f"The steps of this model do not call {name}. Received: {type(self).__name__}, "
                     "which overrides it. Override evaluate_bound, or train_step and test_step."
                 )
+        found = _optimizer(optimizer, self.parts, auto_scale_loss)
         self._steps_per_execution = steps_per_execution
         self._jit_compile_argument = jit_compile
         self._uses_xla: bool | None = None
         self._kernels = {}
+        self._trained.variables = None
         self._auto_scale_loss = auto_scale_loss
         # Keras' own jit_compile would pull the random numbers into the kernel, where they are
         # slow. The step has a kernel of its own.
         super().compile(
-            optimizer=_optimizer(optimizer, self.parts, auto_scale_loss),
+            optimizer=found,
             auto_scale_loss=False,  # Keras looks at the policy of the model, not of its parts
             jit_compile=False,
             run_eagerly=run_eagerly,
@@ -205,6 +204,19 @@ class StepModel(Provided, keras.Model):
         """Counts rows that were evaluated."""
         self._test_row.assign_add(tf.cast(rows, tf.int64))
 
+    @property
+    def variables_to_train(self) -> list[keras.Variable]:
+        """The variables that a step trains: those that were trainable when it was first traced.
+
+        As in Keras, a change of `trainable` acts after the next call of `compile`.
+        """
+        if self._trained.variables is None or self.run_eagerly:
+            found = self.trainable_variables
+            if not self.built:
+                return found
+            self._trained.variables = found
+        return self._trained.variables
+
     def train_step(self, batch: Any) -> dict[str, tf.Tensor]:
         """Takes one optimizer step.
 
@@ -246,7 +258,8 @@ class StepModel(Provided, keras.Model):
 
     def predict_step(self, batch: Any) -> tf.Tensor:
         """Calls the model on one batch."""
-        return self(self.unpack(batch)[0])
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        return self(self.standardize(x, y))
 
     def _train_stack(self, stack: Stack) -> dict[str, tf.Tensor]:
         """Does `train_step` for every batch of a stack in one compiled call."""
@@ -262,6 +275,7 @@ class StepModel(Provided, keras.Model):
     def _test_stack(self, stack: Stack) -> dict[str, tf.Tensor]:
         """Does `test_step` for every batch of a stack in one compiled call."""
         steps, rows = stack.weights.shape
+        stack = stack._replace(steps=tf.minimum(stack.steps, tf.identity(self.stack_end)))
         draws = tf.nest.map_structure(
             lambda part: tf.reshape(part, [steps, rows, *part.shape[1:]]),
             self.draws(steps * rows, 0, self.test_row, training=False),
@@ -335,6 +349,7 @@ class StepModel(Provided, keras.Model):
     def make_train_function(self, force: bool = False) -> None:
         """Makes the function that Keras calls for each batch, or for each stack of batches."""
         if self.train_function is None or force:
+            self._trained.variables = None
             self.train_function = _skip_first(self, self._function(training=True))
 
     def make_test_function(self, force: bool = False) -> None:
@@ -385,12 +400,28 @@ class StepModel(Provided, keras.Model):
         def call(iterator: Any) -> Any:
             if not isinstance(getattr(iterator, "element_spec", None), Stack):
                 return per_batch(iterator)
-            # Keras trains on one more batch after something set `stop_training`.
-            stops = training and getattr(self, "stop_training", False)
+            # Keras does one more call after something asked it to stop, as a rule for one batch.
+            asked = getattr(self, "stop_training" if training else "stop_evaluating", False)
+            stops = asked and self._steps_per_execution == "auto"
             self.stack_end.assign(self.stack_start + 1 if stops else _WHOLE_STACK)
             return per_stack(iterator)
 
         return call
+
+
+def check_steps_per_execution(steps: int | Literal["auto"], strategy: Any) -> None:
+    """Refuses a number of batches in a compiled call that is not one, or not under a strategy.
+
+    Raises:
+        checks.InputError: for either.
+    """
+    if steps != "auto":
+        checks.whole_number("steps_per_execution", steps, 1)
+    if strategy is not None and steps not in ("auto", 1):
+        raise checks.InputError(
+            "A compiled call under a strategy does one batch. "
+            f"Received: steps_per_execution {steps}. Leave it out."
+        )
 
 
 def _skip_first(model: StepModel, function: Callable[[Any], Any]) -> Callable[[Any], Any]:

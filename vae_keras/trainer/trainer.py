@@ -75,7 +75,7 @@ class Trainer(Intake):
             validation_batch_size: number of examples in a batch that is measured. Default:
                 `batch_size`, or as many as give `validation_steps` batches.
             validation_freq: number of epochs from one measurement to the next, or a list of
-                epochs, counted from 1. Default 1.
+                the epochs that end with one, counted from 1. Default 1.
 
         Returns:
             The Keras `History`.
@@ -101,13 +101,21 @@ class Trainer(Intake):
         checks.whole_number("epochs", epochs, 1)
         if validation_batch_size is not None:
             checks.whole_number("validation_batch_size", validation_batch_size, 1)
+        validation_freq = _every(validation_freq)
         _refuse_class_weight(class_weight)
         if isinstance(x, DataSet):
             x, held_out = x.training_part(self.reads_labels)
             if validation_data is None and not validation_split:
                 validation_data = held_out
         data = self._take(
-            x, y, sample_weight, batch_size, "steps_per_epoch", steps_per_epoch, validation_split
+            x,
+            y,
+            sample_weight,
+            batch_size,
+            "steps_per_epoch",
+            steps_per_epoch,
+            validation_split=0.0 if validation_data is not None else validation_split,
+            trained=True,
         )
         validation = None
         if validation_data is not None:
@@ -123,16 +131,16 @@ class Trainer(Intake):
                 name="validation_data",
             )
         elif validation_split:
+            if validation_steps is not None:
+                checks.whole_number("validation_steps", validation_steps, 1)
             kept, held_out = data.split(validation_split)
             data = kept.in_batches(batch_size, steps_per_epoch)
             validation = held_out.in_batches(validation_batch_size or batch_size, validation_steps)
         clock = Clock(self._epoch)
         if isinstance(data, inputs.Arrays):
-            self.check_support(data.examples)
             clock.at_start = self.learn_from(data.labels)
         if self.built:
             self.check_parts()
-        callbacks = with_clock(self, callbacks, clock)
         counts = {"steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
         if isinstance(data, inputs.Arrays) and data.weights is not None and not data.weights.all():
             counts["a sample_weight of 0"] = 0  # a batch whose weights are all 0 takes no step
@@ -140,8 +148,10 @@ class Trainer(Intake):
             with self.scope():
                 self.optimizer.build(self.trainable_variables)
             self.leave_sums_to_step()
-        constants = nonfinite.not_finite(self.variables)
+        # A constant may be infinite. A model without variables yet has shown no constant.
+        was_built, constants = self.built, nonfinite.not_finite(self.variables)
         with (
+            with_clock(self, callbacks, clock) as callbacks,
             self._calls_of(data, validation, callbacks, counts) as stack,
             self._stopped_by(callbacks),
         ):
@@ -171,7 +181,8 @@ class Trainer(Intake):
             # A step checks the weights that it starts from. Those that the last one made are left.
             if self.raises_on_nan:
                 last_step = int(self.train_counter) - 1
-                nonfinite.require_finite(self.variables, last_step, except_for=constants)
+                watched = self.variables if was_built else self.trainable_variables
+                nonfinite.require_finite(watched, last_step, except_for=constants)
         return history
 
     def evaluate(
@@ -319,7 +330,8 @@ class Trainer(Intake):
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """Calls the model on one batch of arrays, x or for a model with classes (x, y)."""
         if not self.reads_labels:
-            return super().predict_on_batch(np.asarray(self.as_examples(x)))
+            with graph_checks.as_input_errors():
+                return super().predict_on_batch(np.asarray(self.as_examples(x)))
         return self.predict(x, batch_size=2**31 - 1, verbose=0)
 
     def _measured(self, logs: Any) -> Any:
@@ -336,6 +348,13 @@ class Trainer(Intake):
         # The model and the optimizer are built before. Keras would learn the shapes from the mean
         # over replicas, which fails for shares of unequal size.
         pass
+
+
+def _every(epochs: Any) -> int | list[int]:
+    """Returns `validation_freq` in the types that Keras takes."""
+    if isinstance(epochs, (list, tuple)):
+        return [checks.whole_number("validation_freq", epoch, 1) for epoch in epochs]
+    return checks.whole_number("validation_freq", epochs, 1)
 
 
 def _refuse_class_weight(class_weight: Any) -> None:
