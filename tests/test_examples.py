@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import vae_keras
-from tests.conftest import small_vae
+from tests.conftest import slow_except, small_vae
 from tests.test_architecture import MODULES
 from vae_keras import data, detection, evaluation, export, optimizers, priors
 from vae_keras.data import datasets
@@ -29,7 +29,12 @@ def names(digits) -> dict[str, object]:
     return modules | ours | public | made
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name != "__main__"])
+SLOW = {"report.gallery", "zoo.publish"}  # these draw and measure
+NAMES = [name for name in MODULES if name != "__main__"]
+EXAMPLES = slow_except([name for name in NAMES if name not in SLOW], NAMES)
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
 def test_the_examples_of_a_module_run(module, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = "vae_keras" if module == "__init__" else f"vae_keras.{module}"

@@ -95,9 +95,9 @@ MEMBERS = {
     "conv-elbo-colour-levels-of-classes": ("conv_of_classes", ELBO(), COLOUR, MIXTURE),
 }
 # The fast members have each kind of network, objective, likelihood and prior once at least.
-SAVED = ("conv-elbo-colour", "top-down-iwae")
-SERVED = ("conv-iwae-flow", "mlp-iwae-of-classes")
-MEASURED = ("mlp-iwae-continuous", "conv-elbo-colour-levels-of-classes", "mlp-iwae-levels")
+SAVED = ("top-down-iwae",)
+SERVED = ("mlp-elbo-flow-of-classes",)
+MEASURED = ("mlp-iwae-continuous", "conv-elbo-colour-levels-of-classes", "conv-iwae")
 
 
 def members(*fast: str):

@@ -159,5 +159,4 @@ def test_pixels_between_the_levels_are_refused():
     with pytest.raises((checks.InputError, tf.errors.InvalidArgumentError), match="multiples"):
         vae.fit(dataset, verbose=0)
     levels = np.round(between * 255).astype(np.uint8)
-    for x in (levels, levels / np.float32(255), tf.data.Dataset.from_tensors(levels / 255)):
-        vae.fit(x, verbose=0)
+    vae.fit(tf.data.Dataset.from_tensors(levels / 255), verbose=0)

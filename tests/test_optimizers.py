@@ -72,7 +72,7 @@ def test_nothing_decays_without_a_gradient():
 @needs_muon
 def test_a_saved_model_trains_on_as_if_it_had_not_been_saved(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), dtype=np.uint8)
-    vae = VAE(ConvEncoder(3, (4, 6)), ConvDecoder((8, 8, 1), (4, 6)))
+    vae = VAE(ConvEncoder(3, (4,)), ConvDecoder((8, 8, 1), (4,)))
     vae.compile(optimizers.Muon(0.01), jit_compile=False)
     vae.fit(x, batch_size=8, epochs=2, verbose=0)
     vae.save(tmp_path / "model.keras")

@@ -23,7 +23,6 @@ def dataset(x):
 USES = {
     "fit arrays": lambda vae, x: vae.fit(x, batch_size=20, validation_data=x, verbose=0),
     "fit a dataset": lambda vae, x: vae.fit(dataset(x), verbose=0),
-    "evaluate": lambda vae, x: vae.evaluate(x, verbose=0),
     "predict": lambda vae, x: vae.predict(x, verbose=0),
     "encode": lambda vae, x: vae.encode(x),
     "elbo": lambda vae, x: vae.elbo(x),
