@@ -66,6 +66,7 @@ def metrics(value, name):
 @pytest.fixture(scope="module")
 def trained(digits):
     vae = small_vae()
+    vae.compile("adam", jit_compile=False)
     vae.fit(digits, batch_size=20, verbose=0)
     return vae
 

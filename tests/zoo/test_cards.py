@@ -66,9 +66,9 @@ def test_metrics_hold_what_a_reader_needs(name):
 def test_a_card_shows_the_numbers_of_its_json():
     metrics = presets.load_metrics("mlp_mnist")
     metrics["metrics"][0]["value"] = 12.344
-    text = card("mlp_mnist", metrics, {"value": 99, "source": "someone"})
+    text = card("mlp_mnist", metrics, {"value": 99.1, "source": "someone"})
     assert "| negative log likelihood | 12.34 ± 0.25 | nats per image |" in text
-    assert "The published figure of this class is 99 (someone)." in text
+    assert "The published figure of this class is 99.10 (someone)." in text
     assert "The published figure" not in card("mlp_mnist")
 
 
