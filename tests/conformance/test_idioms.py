@@ -150,13 +150,20 @@ def test_a_number_of_steps_in_a_call_that_is_assigned_counts():
 
 
 def test_more_steps_in_a_call_than_memory_holds_are_read_batch_by_batch(monkeypatch):
-    monkeypatch.setattr(inputs.Arrays, "largest_stack", lambda _: 2)
+    monkeypatch.setattr(inputs.Arrays, "largest_stack", lambda *_: 2)
     stacks = []
     monkeypatch.setattr(inputs.pipelines, "stacks", lambda *_: stacks.append(1))
     vae = made(jit_compile=False, steps_per_execution=1000)
     vae.fit(X, batch_size=8, verbose=0)
     assert not stacks
     assert taken(vae) == 6
+
+
+def test_a_number_of_steps_in_a_call_may_be_above_what_auto_takes():
+    arrays = inputs.Arrays(X, None, None, batch_size=8)
+    assert arrays.largest_stack() == 50
+    assert arrays.largest_stack(100) == 100
+    assert arrays.largest_stack(1000) == 6000 // 8
 
 
 def test_a_refused_compile_leaves_the_model_as_it_was():

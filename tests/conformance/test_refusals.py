@@ -320,6 +320,7 @@ def test_floats_between_the_levels_of_a_likelihood_are_refused_everywhere():
         lambda: levels.predict_on_batch(between),
     ):
         refused(action, "multiples of 1 / 255")
+    assert np.isfinite(levels.evaluate(good, verbose=0)).all()
     for a, b in zip(before, levels.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -124,10 +124,14 @@ class Arrays:
 
         return rows(slice(kept)), rows(slice(kept, None))
 
-    def largest_stack(self) -> int:
-        """Returns how many batches a compiled call may hold in memory, >= 1."""
+    def largest_stack(self, wanted: int | None = None) -> int:
+        """Returns how many batches a compiled call may hold in memory, >= 1.
+
+        Args:
+            wanted: number that the user asked for, and the largest result. Default: 50.
+        """
         rows = min(_STACK_ROWS, _STACK_VALUES // math.prod(self.examples.shape[1:]))
-        return max(1, min(_STACK_STEPS, rows // self.batch_size))
+        return max(1, min(wanted or _STACK_STEPS, rows // self.batch_size))
 
     def stack_size(self) -> int:
         """Returns how many batches fit into one compiled call.
@@ -300,7 +304,7 @@ def check_pipeline(
 
 
 def _num_batches(dataset: Any) -> int:
-    """The number of batches of a dataset, or one of `tf.data`'s marks for no end and no number."""
+    """Returns the number of batches, or the constant of `tf.data` for no end or an unknown one."""
     if isinstance(dataset, tf.data.Dataset):
         return int(dataset.cardinality())
     if isinstance(dataset, keras.utils.PyDataset):

@@ -116,10 +116,10 @@ class Intake(StepModel):
         if self.strategy is None and all(isinstance(part, inputs.Arrays) for part in arrays):
             reason = fast_path.one_by_one(self, listed, **counts)
             if reason is None:
-                largest = min(part.largest_stack() for part in arrays)
+                largest = min(part.largest_stack(wanted) for part in arrays)
                 if wanted is None:
                     stack = min(data.stack_size(), largest)
-                elif wanted <= largest:  # else Keras' own loop takes one batch after the other
+                elif wanted == largest:  # else Keras' own loop reads one batch after the other
                     stack = wanted
             else:
                 _LOG.debug("Batches run one by one: %s.", reason)

@@ -59,7 +59,7 @@ class StepModel(Provided, keras.Model):
         self.stack_start = tf.Variable(0, trainable=False)
         self.stack_end = tf.Variable(_WHOLE_STACK, trainable=False)
         self.raises_on_nan = True
-        # Keras would track a list of variables once more.
+        # Keras would track the variables a second time if the list were an attribute of its own.
         self._trained = types.SimpleNamespace(variables=None)
 
     # ---------------------------------------------------------------------------- compile
@@ -400,7 +400,8 @@ class StepModel(Provided, keras.Model):
         def call(iterator: Any) -> Any:
             if not isinstance(getattr(iterator, "element_spec", None), Stack):
                 return per_batch(iterator)
-            # Keras does one more call after something asked it to stop, as a rule for one batch.
+            # Keras makes one more call after something asked it to stop. With "auto", that call
+            # does one batch, as a call of a plain Keras model does.
             asked = getattr(self, "stop_training" if training else "stop_evaluating", False)
             stops = asked and self._steps_per_execution == "auto"
             self.stack_end.assign(self.stack_start + 1 if stops else _WHOLE_STACK)
@@ -410,10 +411,15 @@ class StepModel(Provided, keras.Model):
 
 
 def check_steps_per_execution(steps: int | Literal["auto"], strategy: Any) -> None:
-    """Refuses a number of batches in a compiled call that is not one, or not under a strategy.
+    """Refuses a wrong number of batches in a compiled call.
+
+    Args:
+        steps: the number, or "auto".
+        strategy: the `tf.distribute` strategy of the model, or None.
 
     Raises:
-        checks.InputError: for either.
+        checks.InputError: for anything but a whole number >= 1 or "auto", and for several batches
+            under a strategy.
     """
     if steps != "auto":
         checks.whole_number("steps_per_execution", steps, 1)

@@ -101,7 +101,7 @@ class Trainer(Intake):
         checks.whole_number("epochs", epochs, 1)
         if validation_batch_size is not None:
             checks.whole_number("validation_batch_size", validation_batch_size, 1)
-        validation_freq = _every(validation_freq)
+        validation_freq = _validation_freq(validation_freq)
         _refuse_class_weight(class_weight)
         if isinstance(x, DataSet):
             x, held_out = x.training_part(self.reads_labels)
@@ -148,7 +148,8 @@ class Trainer(Intake):
             with self.scope():
                 self.optimizer.build(self.trainable_variables)
             self.leave_sums_to_step()
-        # A constant may be infinite. A model without variables yet has shown no constant.
+        # A constant may be infinite, such as a mask. A model that its first batch builds has no
+        # variables yet, so nobody knows its constants.
         was_built, constants = self.built, nonfinite.not_finite(self.variables)
         with (
             with_clock(self, callbacks, clock) as callbacks,
@@ -350,7 +351,7 @@ class Trainer(Intake):
         pass
 
 
-def _every(epochs: Any) -> int | list[int]:
+def _validation_freq(epochs: Any) -> int | list[int]:
     """Returns `validation_freq` in the types that Keras takes."""
     if isinstance(epochs, (list, tuple)):
         return [checks.whole_number("validation_freq", epoch, 1) for epoch in epochs]
