@@ -13,7 +13,7 @@ import tensorflow as tf
 from tests.conftest import needs_muon, small_vae
 from vae_keras import ELBO, VAE, Bernoulli, ContinuousBernoulli, MLPDecoder, MLPEncoder
 from vae_keras.noise import Stream
-from vae_keras.trainer.inputs import Arrays
+from vae_keras.trainer.inputs import STACK_STEPS, Arrays
 from vae_keras.utils import checks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -363,7 +363,7 @@ def test_parts_that_do_not_fit_are_refused():
 )
 def test_large_images_make_smaller_stacks(shape, batch, steps):
     examples = np.broadcast_to(np.uint8(0), (1000 * batch, *shape))
-    assert Arrays(examples, None, None, batch).stack_size() == steps
+    assert Arrays(examples, None, None, batch).stack_size(STACK_STEPS) == steps
 
 
 @pytest.mark.parametrize(

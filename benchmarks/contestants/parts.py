@@ -18,7 +18,7 @@ from benchmarks.workload import LATENT_DIM, LAYERS, LEARNING_RATE, Workload
 from vae_keras import VAE, data, distributions, noise
 from vae_keras.data import pipelines
 from vae_keras.image_examples import Draws
-from vae_keras.trainer.inputs import Arrays
+from vae_keras.trainer.inputs import STACK_STEPS, Arrays
 
 _SHAPE = (28, 28, 1)
 
@@ -159,7 +159,7 @@ def pipeline(workload: Workload, gate: Gate) -> None:
 def _stack(workload: Workload) -> int:
     """Batches a compiled call, as `VAE.fit` sizes it."""
     examples = np.broadcast_to(np.uint8(0), (workload.num_images, *_SHAPE))
-    return Arrays(examples, None, None, workload.batch_size).stack_size()
+    return Arrays(examples, None, None, workload.batch_size).stack_size(STACK_STEPS)
 
 
 def _loop(step: Callable[[tf.Tensor], tf.Tensor], shape: tuple[int, ...]) -> Callable[[], Any]:

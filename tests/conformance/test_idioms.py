@@ -161,7 +161,7 @@ def test_more_steps_in_a_call_than_memory_holds_are_read_batch_by_batch(monkeypa
 
 def test_a_number_of_steps_in_a_call_may_be_above_what_auto_takes():
     arrays = inputs.Arrays(X, None, None, batch_size=8)
-    assert arrays.largest_stack() == 50
+    assert arrays.largest_stack(50) == 50
     assert arrays.largest_stack(100) == 100
     assert arrays.largest_stack(1000) == 6000 // 8
 

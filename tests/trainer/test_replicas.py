@@ -10,6 +10,8 @@ import pytest
 import tensorflow as tf
 
 from tests.conftest import small_vae
+from vae_keras.optimizers import Muon
+from vae_keras.trainer.nonfinite import Diverged
 from vae_keras.utils import checks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,11 +56,120 @@ def strategy():
     return tf.distribute.MirroredStrategy(["CPU:0"], tf.distribute.ReductionToOneDevice())
 
 
-def test_several_batches_a_call_are_refused(strategy):
+class Ends(keras.callbacks.Callback):
+    """Notes the last batch of each compiled call."""
+
+    runs_per_execution = True
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.found.append(batch)
+
+
+def shared(strategy, steps="auto", optimizer=keras.optimizers.Adam, xla=False):
     with strategy.scope():
         vae = small_vae()
-    with pytest.raises(checks.InputError, match=r"does one batch. Received: .* 5"):
-        vae.compile(steps_per_execution=5)
+        vae.compile(optimizer(0.01), steps_per_execution=steps, jit_compile=xla)
+    return vae
+
+
+@pytest.mark.parametrize(("steps", "ends"), [("auto", [5, 5]), (4, [3, 7, 3, 7])])
+def test_several_batches_a_call_change_no_bit(strategy, digits, steps, ends):
+    """Six batches, the last one ragged, in calls that hold all of them or end in the middle."""
+    several, one = shared(strategy, steps), shared(strategy, 1)
+    noted = Ends()
+    given = {"batch_size": 11, "epochs": 2, "validation_data": digits[:25], "verbose": 0}
+    history = [
+        vae.fit(digits, callbacks=callbacks, **given).history
+        for vae, callbacks in ((several, [noted]), (one, []))
+    ]
+    assert noted.found == ends
+    assert history[0] == history[1]
+    assert several.optimizer.iterations == one.optimizer.iterations == 12
+    for a, b in zip(several.get_weights(), one.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert several.evaluate(digits, batch_size=11, verbose=0) == one.evaluate(
+        digits, batch_size=11, verbose=0
+    )
+
+
+@pytest.mark.parametrize("skipped", [3, 5, 6])
+def test_a_run_goes_on_within_a_call(strategy, digits, skipped):
+    whole, first, second = (shared(strategy, steps) for steps in (1, 1, 4))
+    whole.fit(digits, batch_size=11, epochs=2, verbose=0)
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch + 1 == skipped
+
+    first.fit(digits, batch_size=11, callbacks=[Stop()], verbose=0)
+    with strategy.scope():
+        second.optimizer.build(second.trainable_variables)
+
+    def state(vae):
+        return [variable for metric in vae.metrics for variable in metric.variables]
+
+    class Restore(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 0:
+                for new, old in zip(state(second), state(first), strict=True):
+                    new.assign(old)
+
+    second.set_weights(first.get_weights())
+    for new, old in zip(second.optimizer.variables, first.optimizer.variables, strict=True):
+        new.assign(old)
+    second.steps_to_skip = skipped
+    second.fit(digits, batch_size=11, epochs=2, callbacks=[Restore()], verbose=0)
+    assert second.optimizer.iterations == 12
+    for a, b in zip(second.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_several_batches_of_a_dataset_in_a_call_are_refused(strategy, digits):
+    vae = shared(strategy, 5)
+    before = vae.get_weights()
+    with pytest.raises(checks.InputError, match=r"one batch of a dataset. Received: .* 5"):
+        vae.fit(tf.data.Dataset.from_tensor_slices(digits).batch(20), verbose=0)
+    np.testing.assert_array_equal(vae.get_weights()[0], before[0])
+
+
+class Spoilt(keras.optimizers.SGD):
+    """Spoils the weights in the third step."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        bad = tf.equal(self.iterations, 2)
+        super().update_step(tf.where(bad, np.nan, gradient), variable, learning_rate)
+
+
+def test_a_numpy_number_of_batches_is_a_number(strategy, digits):
+    assert "elbo" in shared(strategy, np.int64(3)).evaluate(digits, verbose=0, return_dict=True)
+
+
+def test_a_fault_that_a_callback_waits_for_leaves_the_epochs_as_they_are(strategy, digits):
+    vae = shared(strategy, 6, Spoilt)
+    vae.fit(digits, batch_size=10, callbacks=[keras.callbacks.TerminateOnNaN()], verbose=0)
+    assert vae.optimizer.iterations == 6
+
+
+def test_a_fault_ends_a_call_of_several_batches_at_its_step(strategy, digits):
+    vae = shared(strategy, 6, Spoilt)
+    with pytest.raises(Diverged) as caught:
+        vae.fit(digits, batch_size=10, verbose=0)
+    assert caught.value.step == 3  # the weights were spoilt by the step before
+    assert vae.optimizer.iterations == 4
+
+
+@pytest.mark.parametrize("optimizer", [keras.optimizers.Adam, Muon])
+def test_xla_compiles_the_update_of_the_optimizer_too(strategy, digits, optimizer):
+    plain, compiled = (shared(strategy, 1, optimizer, xla) for xla in (False, True))
+    for vae in (plain, compiled):
+        vae.fit(digits, batch_size=20, verbose=0)
+        assert "update_step" not in vars(vae.optimizer)
+    for a, b in zip(plain.get_weights(), compiled.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
 def test_single_batches_are_refused(strategy, digits):

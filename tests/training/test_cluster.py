@@ -364,6 +364,16 @@ def test_stopped_and_killed_workers_go_on_bit_for_bit(together, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_callback_of_one_worker_for_every_batch_changes_nothing(together, tmp_path, monkeypatch):
+    """The other worker then does one step in a call, too, and does not wait for messages."""
+    monkeypatch.setenv("HOOKED", "1")
+    workers = Workers(tmp_path / "run", *SPREAD)
+    codes, _, errors = workers.end()
+    assert codes == [0, 0], errors
+    assert state(workers.folders[0]) == state(together[0][0])
+
+
+@pytest.mark.slow
 def test_one_process_and_two_go_on_from_each_others_checkpoints(alone, tmp_path):
     folder = tmp_path / "run"
     for flags, count, epoch in ((EPOCHS, 1, 0), (SPREAD, 2, 2), (EPOCHS, 1, None)):

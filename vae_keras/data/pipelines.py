@@ -37,6 +37,7 @@ class Share(NamedTuple):
         batch: int32 scalar, the number of rows of the global batch.
         total_weight: float32 scalar, the sum of weights of the global batch.
         fraction: float32 scalar, the part of the global batch's rows that the share holds.
+        ends_epoch: bool scalar, whether the global batch is the last one of an epoch.
     """
 
     examples: Any
@@ -45,6 +46,7 @@ class Share(NamedTuple):
     batch: tf.Tensor
     total_weight: tf.Tensor
     fraction: tf.Tensor
+    ends_epoch: tf.Tensor
 
 
 def batches(
@@ -141,13 +143,15 @@ def shares(
         num_replicas: number of replicas of all workers.
         padded: whether missing rows are padded with rows of weight 0, so that all shares have
             one shape. Otherwise a share may hold fewer rows, or no row. Default True.
-        epochs_of_pass: difference between the numbers of two passes that follow one another.
+        epochs_of_pass: number of epochs that share a pass, a divisor of the number of batches.
             Default 1.
 
     Returns:
         An endless `tf.data.Dataset` of `Share`, ceil(N / batch_size) * len(replicas) in a pass.
     """
     num, rows, here = len(weights), -(-batch_size // num_replicas), len(replicas)
+    num_batches = -(-num // batch_size)
+    batches_of_epoch = num_batches // epochs_of_pass
     gather = _padded_rows(examples, weights, rows)
     weight_of = _gather(weights)
 
@@ -167,10 +171,10 @@ def shares(
                 (held, weight),
             )
             total = tf.reduce_sum(weight_of(batch))
-            return Share(held, weight, row, tf.constant(batch_size), total, fraction)
+            ends_epoch = tf.equal((index // here + 1) % batches_of_epoch, 0)
+            return Share(held, weight, row, tf.constant(batch_size), total, fraction, ends_epoch)
 
-        count = -(-num // batch_size) * here
-        indices = tf.data.Dataset.range(count, output_type=tf.int32)
+        indices = tf.data.Dataset.range(num_batches * here, output_type=tf.int32)
         return indices.map(share, num_parallel_calls=2, deterministic=True)
 
     # Workers ask each other at every step whether all have data left, unless the dataset says

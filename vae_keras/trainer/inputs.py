@@ -24,8 +24,13 @@ from vae_keras.trainer import replicas
 from vae_keras.utils import checks
 from vae_keras.utils.rows import Array, is_mapped
 
+STACK_STEPS = 50
+"""Most batches of a compiled call."""
+
+SHARED_STEPS = 10
+"""Most batches of a compiled call under a strategy. A request to stop waits until a call ends."""
+
 _STACK_ROWS = 6000  # rows of a compiled call: enough to hide the overhead of the call
-_STACK_STEPS = 50
 _STACK_VALUES = _STACK_ROWS * 28 * 28  # values of a compiled call: large images fill the memory
 
 
@@ -124,22 +129,18 @@ class Arrays:
 
         return rows(slice(kept)), rows(slice(kept, None))
 
-    def largest_stack(self, wanted: int | None = None) -> int:
-        """Returns how many batches a compiled call may hold in memory, >= 1.
-
-        Args:
-            wanted: number that the user asked for, and the largest result. Default: 50.
-        """
+    def largest_stack(self, most: int) -> int:
+        """Returns how many batches a compiled call may hold in memory, from 1 to `most`."""
         rows = min(_STACK_ROWS, _STACK_VALUES // math.prod(self.examples.shape[1:]))
-        return max(1, min(wanted or _STACK_STEPS, rows // self.batch_size))
+        return max(1, min(most, rows // self.batch_size))
 
-    def stack_size(self) -> int:
-        """Returns how many batches fit into one compiled call.
+    def stack_size(self, most: int) -> int:
+        """Returns how many batches go into one compiled call, `most` or fewer.
 
         It is a divisor of the number of batches where one is near, so that the progress bar ends
         where the epoch does.
         """
-        target = min(self.num_batches, self.largest_stack())
+        target = min(self.num_batches, self.largest_stack(most))
         divisor = max(size for size in range(1, target + 1) if self.num_batches % size == 0)
         return divisor if 2 * divisor >= target else target
 

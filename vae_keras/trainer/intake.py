@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vae_keras.trainer import fast_path, inputs
-from vae_keras.trainer.step_model import StepModel, check_steps_per_execution
+from vae_keras.trainer import fast_path, inputs, replicas
+from vae_keras.trainer.step_model import StepModel
 from vae_keras.utils import checks
 
 _LOG = logging.getLogger(__name__)
@@ -109,19 +109,31 @@ class Intake(StepModel):
         """Sets how many batches a compiled call does, and yields that number."""
         stack, wanted = 1, None
         if self._steps_per_execution != "auto":
-            wanted = self.steps_per_execution  # Keras lets users assign it
-            check_steps_per_execution(wanted, self.strategy)
+            # Keras lets users assign it.
+            wanted = checks.whole_number("steps_per_execution", self.steps_per_execution, 1)
         listed = getattr(callbacks, "callbacks", callbacks)
         arrays = [part for part in (data, validation) if part is not None]
-        if self.strategy is None and all(isinstance(part, inputs.Arrays) for part in arrays):
+        are_arrays = all(isinstance(part, inputs.Arrays) for part in arrays)
+        if self.strategy is not None and wanted not in (None, 1) and not are_arrays:
+            raise checks.InputError(
+                "A compiled call under a strategy does one batch of a dataset. "
+                f"Received: steps_per_execution {wanted}. Leave it out, or pass arrays."
+            )
+        if are_arrays:
             reason = fast_path.one_by_one(self, listed, **counts)
+            most = inputs.STACK_STEPS
+            if self.strategy is not None and wanted is None:
+                most = inputs.SHARED_STEPS
+                # All workers must do the same steps in a call, whatever callbacks each has.
+                if replicas.any_worker(self.strategy, reason is not None):
+                    reason = reason or "another worker needs it"
             if reason is None:
-                largest = min(part.largest_stack(wanted) for part in arrays)
+                largest = min(part.largest_stack(wanted or most) for part in arrays)
                 if wanted is None:
-                    stack = min(data.stack_size(), largest)
+                    stack = min(data.stack_size(most), largest)
                 elif wanted == largest:  # else Keras' own loop reads one batch after the other
                     stack = wanted
-            else:
+            elif wanted is None:
                 _LOG.debug("Batches run one by one: %s.", reason)
         with self._executing(stack):
             yield stack

@@ -12,8 +12,10 @@ References:
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -92,8 +94,8 @@ def message_bytes(model: Any) -> int:
     return 4 * (wish_and_weight + values + gradient)
 
 
-def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Tensor]]:
-    """Makes the function that Keras calls for each global batch.
+def step_function(model: Any, training: bool) -> Callable[[Any, int], dict[str, tf.Tensor]]:
+    """Makes the function that does steps on global batches.
 
     Networks that keep state, such as moving statistics, run as in Keras: each replica normalises
     its own rows, and the replicas' new statistics are averaged.
@@ -103,7 +105,9 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
         training: whether the optimizer takes steps.
 
     Returns:
-        A function from an iterator to the logs.
+        A function from an iterator and the largest number of steps of the call to the logs. The
+        call ends with the epoch, and in training with a number that is not finite if the model
+        raises an error for it.
 
     Raises:
         checks.InputError: for an optimizer or a compilation that no strategy supports.
@@ -117,8 +121,9 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
         total_weight: tf.Tensor,
         fraction: tf.Tensor,
         draws: Any,
+        wants_stop: tf.Tensor,
     ) -> tf.Tensor:
-        """A replica's values, weight and gradient, in one vector."""
+        """A replica's message: its wish to stop, values, weight and gradient, in one vector."""
         sums, gradients = step.sums_and_gradients(
             model,
             examples,
@@ -135,73 +140,103 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
         mine = tf.concat([sums.values, [sums.weight], *flat], axis=0)
         if weights.shape[0] is None:  # the mean of a layer's own loss over no row is NaN
             mine = tf.where(tf.size(weights) > 0, mine, tf.zeros_like(mine))
-        return mine
+        return tf.concat([[wants_stop], mine], axis=0)
 
-    kernel = sums_and_gradient
-    # The replicas meet where a layer assigns its state, which they cannot do inside a kernel.
-    if not model.run_eagerly and not state:
-        kernel = graphs.compiled(sums_and_gradient, jit_compile=model.uses_xla)
     num_values = len(model.metrics_of_steps)
 
-    def replica(batch: Any, wants_stop: tf.Tensor, first_row: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """The sums and the gradient of the global batch, and its number of rows."""
+    def read(message: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Whether a worker wants to stop, and what `step.checked` returns for the whole batch."""
+        variables = model.variables_to_train if training else []
+        sizes = [math.prod(variable.shape) for variable in variables]
+        stops, values, weight, *flat = tf.split(message, [1, num_values, 1, *sizes])
+        gradients = [
+            tf.reshape(part, variable.shape) for part, variable in zip(flat, variables, strict=True)
+        ]
+        return stops[0], *step.checked(model, step.Sums(values, weight[0]), gradients)
+
+    kernel = sums_and_gradient
+    if not model.run_eagerly:
+        read = graphs.compiled(read, jit_compile=model.uses_xla)
+        # The replicas meet where a layer assigns its state, which they cannot do inside a kernel.
+        if not state:
+            kernel = graphs.compiled(sums_and_gradient, jit_compile=model.uses_xla)
+
+    def replica(batch: Any, wants_stop: tf.Tensor, first_row: tf.Tensor) -> tuple[Any, ...]:
+        """What `read` returns, the number of rows of the global batch, whether an epoch ends."""
         context = tf.distribute.get_replica_context()
         is_share = isinstance(batch, pipelines.Share)
         share = batch if is_share else _share(model, batch, context)
         rows, row = step.num_rows(share.examples), first_row + tf.cast(share.row, tf.int64)
         examples = _with_rows_for_all(share.examples, state, context) if state else share.examples
         draws = model.draws(rows, model.train_counter if training else 0, row, training)
-        held = kernel(examples, share.weights, share.total_weight, share.fraction, draws)
-        mine = tf.concat([[wants_stop], held], axis=0)
+        mine = kernel(
+            examples, share.weights, share.total_weight, share.fraction, draws, wants_stop
+        )
         if training:
             mine = tf.ensure_shape(mine, [message_bytes(model) // 4])
         # Arrays and networks without state need no other message in a step.
-        stops, values, weight, gradient = tf.split(
-            context.all_reduce("sum", mine), [1, num_values, 1, -1]
-        )
-        return stops[0], values, weight[0], gradient, share.batch
+        return *read(context.all_reduce("sum", mine)), share.batch, share.ends_epoch
 
-    def descend(values: tf.Tensor, weight: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
-        gradients = _unflatten(gradient, model.variables_to_train) if training else []
-        return step.descend(model, step.Sums(values, weight), gradients, training)
-
-    def global_step(iterator: Any, wants_stop: tf.Tensor) -> tuple[dict[str, Any], tf.Tensor]:
+    def global_step(iterator: Any, wants_stop: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """The totals of `step.checked`, whether a worker wants to stop, whether an epoch ends."""
         strategy = model.strategy
-
-        def on_each(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
-            results = strategy.run(function, args=args)
-            local = strategy.experimental_local_results
-            # All replicas hold the same results.
-            return results, tf.nest.map_structure(lambda result: local(result)[0], results)
-
         with strategy.scope():
             first_row = tf.constant(0, tf.int64) if training else model.test_row
-            held, (stops, _, weight, _, rows) = on_each(
-                replica, next(iterator), wants_stop, first_row
+            stops, totals, gradients, rows, ends_epoch = strategy.run(
+                replica, args=(next(iterator), wants_stop, first_row)
+            )
+            # All replicas hold the same results.
+            stops, totals, rows, ends_epoch = (
+                strategy.experimental_local_results(result)[0]
+                for result in (stops, totals, rows, ends_epoch)
             )
 
             def take() -> tf.Tensor:
-                return on_each(descend, *held[1:4])[1]
+                with _compiled_updates(model, strategy):
+                    strategy.run(functools.partial(step.apply, model), args=(gradients,))
+                return totals
 
             if training:  # a batch without any weight takes no step
-                totals = tf.cond(weight > 0.0, take, lambda: tf.zeros(num_values + 2, tf.float64))
+                totals = tf.cond(totals[-2] > 0.0, take, lambda: tf.zeros_like(totals))
             else:
-                totals = take()
                 model.advance_test_row(rows)
+            return totals, stops, ends_epoch
+
+    def global_steps(
+        iterator: Any, wants_stop: tf.Tensor, most: tf.Tensor, ends_at_fault: tf.Tensor
+    ) -> tuple[dict[str, Any], tf.Tensor]:
+        def body(index: tf.Tensor, _: Any, __: Any, totals: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            found, stops, ends = global_step(iterator, wants_stop)
+            ends |= ends_at_fault & (found[-1] > 0.0)
+            return index + 1, ends, stops, totals + found
+
+        def goes_on(index: tf.Tensor, ends: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+            return (index < most) & ~ends
+
+        start = (tf.constant(0), tf.constant(False), tf.constant(0.0))
+        totals = tf.zeros(num_values + 2, tf.float64)
+        # The messages of one step must not overtake those of another.
+        _, _, stops, totals = tf.while_loop(goes_on, body, (*start, totals), parallel_iterations=1)
+        with model.strategy.scope():
             model.track(totals)
             return model.get_metrics_result(), stops
 
     if not model.run_eagerly:
-        global_step = graphs.compiled(global_step)
+        global_steps = graphs.compiled(global_steps)
 
-    def function(iterator: Any) -> dict[str, tf.Tensor]:
+    def function(iterator: Any, most: int) -> dict[str, tf.Tensor]:
         if not isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
             raise checks.InputError(
                 "A model made under a strategy takes arrays or a tf.data.Dataset, through fit or "
                 f"evaluate. Received: a {type(iterator).__name__}. Call fit instead."
             )
         wants_stop = training and model.wants_stop()
-        logs, stops = global_step(iterator, tf.constant(float(wants_stop)))
+        logs, stops = global_steps(
+            iterator,
+            tf.constant(float(wants_stop)),
+            tf.constant(most, tf.int32),
+            tf.constant(training and model.raises_on_nan),
+        )
         if training:
             model.all_stop = bool(stops > 0)
         return logs
@@ -209,12 +244,63 @@ def step_function(model: Any, training: bool) -> Callable[[Any], dict[str, tf.Te
     return function
 
 
-def _unflatten(gradient: tf.Tensor, variables: list[keras.Variable]) -> list[tf.Tensor]:
-    """Cuts the global gradient into one tensor for each variable."""
-    parts = tf.split(gradient, [math.prod(variable.shape) for variable in variables])
-    return [
-        tf.reshape(part, variable.shape) for part, variable in zip(parts, variables, strict=True)
-    ]
+def pass_over(strategy: tf.distribute.Strategy, iterator: Any, count: int) -> bool:
+    """Reads global batches without a step, and returns whether an epoch ends with the last one."""
+    batch = None
+    for _ in range(count):
+        batch = next(iterator)
+    if not isinstance(batch, pipelines.Share):
+        return False
+    return bool(strategy.experimental_local_results(batch.ends_epoch)[0])
+
+
+def any_worker(strategy: tf.distribute.Strategy, says: bool) -> bool:
+    """Returns whether any worker says True. Every worker must call this function."""
+    if _num_local(strategy) == strategy.num_replicas_in_sync:
+        return says
+
+    def add(value: tf.Tensor) -> tf.Tensor:
+        # TensorFlow adds what lies on a device, which an argument of a graph does not.
+        return tf.distribute.get_replica_context().all_reduce("sum", tf.identity(value))
+
+    total = graphs.compiled(lambda value: strategy.run(add, args=(value,)))
+    return bool(strategy.experimental_local_results(total(tf.constant(float(says))))[0] > 0.0)
+
+
+def _num_local(strategy: tf.distribute.Strategy) -> int:
+    """Returns the number of replicas of this process."""
+    return len(strategy.extended.worker_devices)
+
+
+@contextlib.contextmanager
+def _compiled_updates(model: Any, strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Lets XLA compile the optimizer's update of each variable.
+
+    The replicas meet between the gradient and its update, so one kernel cannot hold both. Several
+    devices would need a kernel for each variable on each device, so their updates are left as they
+    are.
+    """
+    fuses = model.uses_xla and _num_local(strategy) == 1
+    with contextlib.ExitStack() as restored:
+        for optimizer in step.optimizers_of(model) if fuses else []:
+            restored.enter_context(_compiled_update(optimizer))
+        yield
+
+
+@contextlib.contextmanager
+def _compiled_update(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    update, own = optimizer.update_step, vars(optimizer).get("update_step")
+
+    def compiled(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        graphs.compiled(lambda: update(gradient, variable, learning_rate), jit_compile=True)()
+
+    optimizer.update_step = compiled
+    try:
+        yield
+    finally:
+        del optimizer.update_step
+        if own is not None:
+            optimizer.update_step = own
 
 
 def _share(model: Any, batch: Any, context: tf.distribute.ReplicaContext) -> pipelines.Share:
@@ -232,7 +318,10 @@ def _share(model: Any, batch: Any, context: tf.distribute.ReplicaContext) -> pip
     fraction = rows[rank] / tf.reduce_sum(rows)
     rows = tf.cast(rows, tf.int32)
     first = tf.cumsum(rows, exclusive=True)[rank]
-    return pipelines.Share(examples, weights, first, tf.reduce_sum(rows), total_weight, fraction)
+    # A call does one batch of a dataset, whose end nobody knows.
+    return pipelines.Share(
+        examples, weights, first, tf.reduce_sum(rows), total_weight, fraction, tf.constant(True)
+    )
 
 
 def _with_rows_for_all(

@@ -102,19 +102,19 @@ def optimizers_of(model: Any) -> list[keras.optimizers.Optimizer]:
     return [inner, *getattr(inner, "optimizers", ())]
 
 
-def descend(
-    model: Any, sums: Sums, gradients: Sequence[tf.Tensor | None], training: bool
-) -> tf.Tensor:
-    """Applies the gradients of a step, unless one of its numbers is not finite.
+def checked(
+    model: Any, sums: Sums, gradients: Sequence[tf.Tensor | None]
+) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+    """Looks for numbers of a step that are not finite.
 
     Args:
         model: a `Trainer`.
         sums: sums over the whole batch.
-        gradients: gradients of the loss of the whole batch.
-        training: whether the optimizer takes a step.
+        gradients: gradients of the loss of the whole batch; an empty list outside of training.
 
     Returns:
-        float64 [values + 2]: the sums, the weight, and `nonfinite.fault`.
+        The totals, float64 [values + 2]: the sums, the weight, and `nonfinite.fault`. Then the
+        gradients to apply, which are zeros after a fault.
     """
     watched, num_terms = gradients, len(model.term_names)
     skips = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -122,24 +122,33 @@ def descend(
         watched = []  # A dynamic loss scale itself skips steps whose gradients overflow.
     *terms, loss = tf.unstack(sums.values)[: num_terms + 1]
     fault = nonfinite.fault([*reversed(terms), loss], watched)
-    if training:
-        variables = model.variables_to_train
-        if not variables:
-            warnings.warn("The model does not have any trainable weights.", stacklevel=2)
-        else:
-            if not skips:
-                gradients = nonfinite.hold_back(fault, gradients)
-            model.optimizer.apply_gradients(zip(gradients, variables, strict=True))
     totals = tf.concat([sums.values, [sums.weight, tf.cast(fault, tf.float32)]], axis=0)
-    return tf.cast(totals, tf.float64)
+    held = list(gradients) if skips else nonfinite.hold_back(fault, gradients)
+    return tf.cast(totals, tf.float64), held
+
+
+def apply(model: Any, gradients: Sequence[tf.Tensor | None]) -> None:
+    """Lets the optimizer take a step.
+
+    Args:
+        model: a `Trainer`.
+        gradients: gradients of the loss of the whole batch, one for each variable to train.
+    """
+    if not model.variables_to_train:
+        warnings.warn("The model does not have any trainable weights.", stacklevel=2)
+        return
+    model.optimizer.apply_gradients(zip(gradients, model.variables_to_train, strict=True))
 
 
 def one_step(
     model: Any, examples: Any, weights: tf.Tensor, draws: Any, training: bool
 ) -> tf.Tensor:
-    """Does one step on one device; arguments and result as in the functions above."""
+    """Does one step on one device and returns the totals; see the functions above."""
     sums, gradients = sums_and_gradients(model, examples, weights, draws, training)
-    return descend(model, sums, gradients, training)
+    totals, gradients = checked(model, sums, gradients)
+    if training:
+        apply(model, gradients)
+    return totals
 
 
 def many_steps(

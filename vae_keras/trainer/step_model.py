@@ -29,10 +29,11 @@ class StepModel(Provided, keras.Model):
         strategy: the `tf.distribute` strategy that the model was made under, or None.
         steps_to_skip: number of steps of the next `fit` that an earlier run has done.
         num_calls: number of calls of the training function, each with one step or several.
-        wants_stop: function that each worker calls before a shared step. True asks all workers
-            to stop.
-        all_stop: whether any worker's `wants_stop` was true at the last step.
-        stack_start, stack_end: the batches of a stack to train on, `stack_end` not included.
+        wants_stop: function that each worker calls before a call that they share. True asks all
+            workers to stop.
+        all_stop: whether any worker's `wants_stop` was true before the last call.
+        stack_start: number of batches of the next call that an earlier run has done.
+        stack_end: number of the batch of a stack at which a call ends.
         raises_on_nan: whether a step with a number that is not finite raises `Diverged`.
     """
 
@@ -79,7 +80,8 @@ class StepModel(Provided, keras.Model):
             optimizer: a Keras optimizer or its name. Default "adam".
             steps_per_execution: number of batches in a compiled call. "auto" takes up to 50
                 batches or 6,000 rows in a call where this changes only the speed, else one batch.
-                With a number, callbacks are called once for that many batches, as in Keras.
+                With a number, callbacks are called once for that many batches, as in Keras. Under
+                a strategy, "auto" takes up to 10 batches, and a number above 1 needs arrays.
                 Default "auto".
             jit_compile: whether XLA compiles the step. "auto" compiles networks of layers that
                 XLA makes faster, to the same numbers. Default "auto".
@@ -89,15 +91,16 @@ class StepModel(Provided, keras.Model):
 
         Raises:
             checks.InputError: for an unknown optimizer, for other values of `jit_compile` or
-                `steps_per_execution`, for several steps in a call under a strategy, and for a
-                subclass with a `compute_loss` or `compute_metrics` that nothing would call.
+                `steps_per_execution`, and for a subclass with a `compute_loss` or
+                `compute_metrics` that nothing would call.
 
         Example:
             >>> vae = VAE()
             >>> vae.compile("adam", jit_compile=False)
         """
         checks.auto_or("jit_compile", jit_compile, (True, False))
-        check_steps_per_execution(steps_per_execution, self.strategy)
+        if steps_per_execution != "auto":
+            checks.whole_number("steps_per_execution", steps_per_execution, 1)
         for name in ("compute_loss", "compute_metrics"):
             if getattr(type(self), name) is not getattr(keras.Model, name) and not (
                 fast_path.overridden_step(self, "train_step", "test_step")
@@ -294,7 +297,7 @@ class StepModel(Provided, keras.Model):
         return self._kernels[name]
 
     def track(self, totals: tf.Tensor) -> None:
-        """Adds the result of `step.descend` to the metrics and notes a fault."""
+        """Adds the totals of `step.checked` to the metrics and notes a fault."""
         fault, weight = tf.cast(totals[-1], tf.int64), totals[-2]
         now = tf.stack([fault, tf.cast(self.train_counter, tf.int64)])
         self._fault.assign(tf.where(tf.equal(self._fault[0], 0), now, self._fault))
@@ -385,7 +388,8 @@ class StepModel(Provided, keras.Model):
                     f"A model under a strategy runs the trainer's own steps. Received: {own_step}. "
                     "Override evaluate_bound instead."
                 )
-            return replicas.step_function(self, training)
+            steps = replicas.step_function(self, training)
+            return lambda iterator: steps(iterator, self._batches_of_call(training))
         if self.built:
             _ = self.uses_xla  # refuses an operation that XLA lacks before a batch is read
         per_batch = self._make_function(self.train_step if training else self.test_step)
@@ -400,40 +404,25 @@ class StepModel(Provided, keras.Model):
         def call(iterator: Any) -> Any:
             if not isinstance(getattr(iterator, "element_spec", None), Stack):
                 return per_batch(iterator)
-            # Keras makes one more call after something asked it to stop. With "auto", that call
-            # does one batch, as a call of a plain Keras model does.
-            asked = getattr(self, "stop_training" if training else "stop_evaluating", False)
-            stops = asked and self._steps_per_execution == "auto"
-            self.stack_end.assign(self.stack_start + 1 if stops else _WHOLE_STACK)
+            self.stack_end.assign(self.stack_start + self._batches_of_call(training))
             return per_stack(iterator)
 
         return call
 
-
-def check_steps_per_execution(steps: int | Literal["auto"], strategy: Any) -> None:
-    """Refuses a wrong number of batches in a compiled call.
-
-    Args:
-        steps: the number, or "auto".
-        strategy: the `tf.distribute` strategy of the model, or None.
-
-    Raises:
-        checks.InputError: for anything but a whole number >= 1 or "auto", and for several batches
-            under a strategy.
-    """
-    if steps != "auto":
-        checks.whole_number("steps_per_execution", steps, 1)
-    if strategy is not None and steps not in ("auto", 1):
-        raise checks.InputError(
-            "A compiled call under a strategy does one batch. "
-            f"Received: steps_per_execution {steps}. Leave it out."
-        )
+    def _batches_of_call(self, training: bool) -> int:
+        """Returns the largest number of batches that the next compiled call may do."""
+        # Keras makes one more call after something asked it to stop. With "auto", that call
+        # does one batch, as a call of a plain Keras model does.
+        asked = getattr(self, "stop_training" if training else "stop_evaluating", False)
+        if asked and self._steps_per_execution == "auto":
+            return 1
+        return self.steps_per_execution - int(tf.identity(self.stack_start))
 
 
 def _skip_first(model: StepModel, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Passes over the batches of the steps that an earlier run has done.
 
-    That run may have stopped within a stack: under a strategy a call is one step.
+    That run may have stopped within a call of this one: its calls may have had other sizes.
     """
 
     def skipping(iterator: Any) -> Any:
@@ -443,9 +432,13 @@ def _skip_first(model: StepModel, function: Callable[[Any], Any]) -> Callable[[A
         skipped = min(model.steps_to_skip, size)
         model.steps_to_skip -= skipped
         is_stacked = isinstance(getattr(iterator, "element_spec", None), Stack)
-        if not is_stacked or skipped == size:
-            for _ in range(1 if is_stacked else size):
+        if model.strategy is not None:
+            is_over = replicas.pass_over(model.strategy, iterator, skipped) or skipped == size
+        else:
+            is_over = not is_stacked or skipped == size
+            for _ in range((1 if is_stacked else size) if is_over else 0):
                 next(iterator)
+        if is_over:
             model.num_calls += 1
             return model.get_metrics_result()
         model.stack_start.assign(skipped)
