@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from vae_keras import labels
 from vae_keras.objectives import Terms
+from vae_keras.utils import checks
 
 K, ROWS = 3, 5
 NAMES = ("cat", "dog", "emu")
@@ -115,6 +116,14 @@ def test_labels_are_read_alike_in_arrays_and_in_graphs(given):
     found = tf.function(classes().tensor)(tensor)
     assert found.numpy().tolist() == [2, -1, 0]
     assert classes().one_hot(found.numpy()).tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
+
+
+def test_an_unsigned_type_that_turned_minus_one_into_another_number_is_named():
+    given = np.where([True, False], np.array([1, 2], np.uint8), -1)
+    with pytest.raises(
+        checks.InputError, match=r"Received: 255, in an array of uint8, which holds no -1"
+    ):
+        labels.Classes(3, (), may_miss=True).numbers(given, 2)
 
 
 def test_one_label_stands_for_all_rows():

@@ -104,7 +104,9 @@ class Classes:
         low = MISSING if self.may_miss else 0
         wrong = array if not whole else array[(array < low) | (array >= self.count)]
         if len(wrong):
-            raise checks.InputError(self._rule(f"{self._first(wrong)}"))
+            has_no_minus = self.may_miss and array.dtype.kind == "u"
+            note = f", in an array of {array.dtype}, which holds no -1" if has_no_minus else ""
+            raise checks.InputError(self._rule(f"{self._first(wrong)}{note}"))
         return array.astype(np.int32)
 
     def tensor(self, labels: Any) -> tf.Tensor:
