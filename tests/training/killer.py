@@ -233,7 +233,7 @@ def _train(
 
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 1)
-    inputs.Arrays.stack_size = lambda _: 2  # many calls in an epoch
+    inputs.Arrays.stack_size = lambda *_: 2  # many calls in an epoch
     VAE.xla_pays = lambda _: False  # its compilation takes seconds
     datasets.load_mnist = lambda *_: images
     checkpoints.Checkpointer = functools.partial(checkpoints.Checkpointer, seconds=0.02)
