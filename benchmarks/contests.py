@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import results
 from benchmarks.gate import Worker
 from benchmarks.race import Ratio, race
 from benchmarks.results import Result
@@ -173,6 +174,19 @@ _CONV = Contest(
         Entry("ours, VAE.fit", "ours:fit_conv", 10000),
         Entry("PyTorch, eager, fused Adam", "pytorch_conv:eager", 10000),
         Entry("PyTorch, torch.compile", "pytorch_conv:compiled", 10000),
+        Entry("PyTorch, channels last", "pytorch_conv:channels_last", 10000),
+        Entry(
+            "PyTorch, channels last, torch.compile", "pytorch_conv:channels_last_compiled", 10000
+        ),
+        *(
+            (
+                Entry("ours, VAE.fit in bfloat16", "ours:fit_conv_bfloat16", 10000),
+                Entry("PyTorch, its best in bfloat16", "pytorch_conv:bfloat16", 10000),
+            )
+            if results.has_bfloat16()
+            else ()
+        ),
+        Entry("floor: convolutions of PyTorch", "floor_conv:train", 10000, floor=True),
     ),
     batch_size=100,
     trained=False,
@@ -198,6 +212,20 @@ _LIKELIHOOD = Contest(
     tolerance=0.3,  # nats: two estimates of 120 images differ by 0.06, a standard deviation
 )
 
+_LIKELIHOOD_CONV = Contest(
+    name="likelihood_conv",
+    title="Log-likelihood of convolutional networks at 1,000 importance samples",
+    entries=(
+        Entry("ours, estimate_log_likelihood", "ours:likelihood_conv", 20),
+        Entry("floor: convolutions of PyTorch", "floor_conv:likelihood", 20, floor=True),
+    ),
+    batch_size=20,
+    trained=True,
+    judge="log_likelihood",
+    tolerance=0.0,  # only ours has a figure
+    conv=True,
+)
+
 CONTESTS = {
     contest.name: contest
     for contest in (
@@ -206,6 +234,7 @@ CONTESTS = {
         _NO_THOUGHT,
         _CONV,
         _LIKELIHOOD,
+        _LIKELIHOOD_CONV,
         _serving(1, 2000),
         _serving(64, 300),
         _parts(200, 60000),
@@ -320,7 +349,8 @@ def _prepare(contest: Contest, folder: Path, say: Callable[[str], None]) -> None
         raise RuntimeError("MNIST could not be loaded; its lines are above")
     if contest.trained:
         say(f"training for {_TRAINED_EPOCHS} epochs first")
-        worker = Worker("ours:fit", Workload(folder, 200, 60000))
+        fit = ("ours:fit_conv", 100, 10000) if contest.conv else ("ours:fit", 200, 60000)
+        worker = Worker(fit[0], Workload(folder, *fit[1:]))
         try:
             for _ in range(_TRAINED_EPOCHS):
                 worker.slice()

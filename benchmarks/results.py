@@ -86,16 +86,27 @@ def machine() -> dict[str, Any]:
     """Returns what the numbers were measured on."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    flags = next(line for line in lines if line.startswith("flags")).split()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": names[0],
         "cores": len(names),
-        "avx512": "avx512f" in flags,
+        "avx512": "avx512f" in _cpu_flags(),
         "memory_gib": round(memory / 2**30, 1),
         "load_average": round(os.getloadavg()[0], 2),
     }
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies in bfloat16."""
+    return "avx512_bf16" in _cpu_flags()
+
+
+def _cpu_flags() -> set[str]:
+    """Returns what the processor can do, by Linux' names; nothing on other systems."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:

@@ -15,6 +15,7 @@ from benchmarks.workload import (
     CONV_LATENT_DIM,
     CONV_WIDTHS,
     LEARNING_RATE,
+    NUM_CONV_SAMPLES,
     NUM_SAMPLES,
     Weights,
     Workload,
@@ -32,17 +33,26 @@ def fit(workload: Workload, gate: Gate) -> None:
 
 def fit_conv(workload: Workload, gate: Gate) -> None:
     """`VAE.fit` with the convolutional networks."""
-    vae = conv_vae()
+    _fit_conv(conv_vae(), workload, gate)
+
+
+def fit_conv_bfloat16(workload: Workload, gate: Gate) -> None:
+    """The same in bfloat16."""
+    _fit_conv(conv_vae("mixed_bfloat16"), workload, gate)
+
+
+def _fit_conv(vae: VAE, workload: Workload, gate: Gate) -> None:
     vae.set_weights(workload.weights())
     vae.compile(keras.optimizers.Adam(LEARNING_RATE))
     _fit(vae, workload, gate)
 
 
-def conv_vae() -> VAE:
+def conv_vae(precision: str = "float32") -> VAE:
     """The networks of the convolutional case, with our initial weights."""
+    given = {"blocks_per_stage": 1, "activation": "elu", "dtype": precision}
     vae = VAE(
-        ConvEncoder(CONV_LATENT_DIM, CONV_WIDTHS, blocks_per_stage=1, activation="elu"),
-        ConvDecoder((28, 28, 1), CONV_WIDTHS, blocks_per_stage=1, activation="elu"),
+        ConvEncoder(CONV_LATENT_DIM, CONV_WIDTHS, **given),
+        ConvDecoder((28, 28, 1), CONV_WIDTHS, **given),
     )
     vae.build((None, 28, 28, 1))
     return vae
@@ -94,11 +104,21 @@ def fit_without_pipeline(workload: Workload, gate: Gate) -> None:
 
 def likelihood(workload: Workload, gate: Gate) -> None:
     """`evaluation.estimate_log_likelihood`."""
-    vae = _vae(workload.weights())
+    _likelihood(_vae(workload.weights()), NUM_SAMPLES, workload, gate)
+
+
+def likelihood_conv(workload: Workload, gate: Gate) -> None:
+    """The same with the convolutional networks."""
+    vae = conv_vae()
+    vae.set_weights(workload.weights())
+    _likelihood(vae, NUM_CONV_SAMPLES, workload, gate)
+
+
+def _likelihood(vae: VAE, num_samples: int, workload: Workload, gate: Gate) -> None:
     images = workload.test_images().reshape(-1, 28, 28, 1)
     gate.ready()
     while True:
-        result = evaluation.estimate_log_likelihood(vae, images, NUM_SAMPLES, verbose=False)
+        result = evaluation.estimate_log_likelihood(vae, images, num_samples, verbose=False)
         gate.passed(len(images), lambda held=result: held.estimate.per_example)
 
 

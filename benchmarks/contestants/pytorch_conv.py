@@ -1,6 +1,8 @@
-"""PyTorch: the convolutional networks, eager, with the fused Adam."""
+"""PyTorch: the convolutional networks with the fused Adam, in each of PyTorch's ways."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +16,12 @@ from benchmarks.workload import CONV_WIDTHS, SCALE_FLOOR, Weights, Workload, con
 class TorchConvVAE(pytorch.TorchVAE):
     """The networks and their negative ELBO; the weights keep the workload's order."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, order: torch.memory_format) -> None:
         nn.Module.__init__(self)
         # Keras' kernels are [H, W, in, out], or [in, out]; of a transposed one [H, W, out, in].
+        held = (torch.from_numpy(value.transpose(_ORDER[value.ndim]).copy()) for value in weights)
         self.held = nn.ParameterList(
-            torch.from_numpy(value.transpose(_ORDER[value.ndim]).copy()) for value in weights
+            value.contiguous(memory_format=order) if value.ndim == 4 else value for value in held
         )
         self.encoder, self.decoder = conv_parts(list(self.held))
 
@@ -56,12 +59,39 @@ class TorchConvVAE(pytorch.TorchVAE):
 
 def eager(workload: Workload, gate: Gate) -> None:
     """The usual loop, with the fused Adam."""
-    pytorch.train(workload, gate, TorchConvVAE(workload.weights()))
+    pytorch.train(workload, gate, TorchConvVAE(workload.weights(), torch.contiguous_format))
 
 
 def compiled(workload: Workload, gate: Gate) -> None:
     """The same loop, forward and backward through torch.compile."""
-    pytorch.train(workload, gate, TorchConvVAE(workload.weights()), torch.compile)
+    vae = TorchConvVAE(workload.weights(), torch.contiguous_format)
+    pytorch.train(workload, gate, vae, torch.compile)
+
+
+def channels_last(workload: Workload, gate: Gate) -> None:
+    """The usual loop, with the channels of kernels and maps last in memory."""
+    pytorch.train(workload, gate, TorchConvVAE(workload.weights(), torch.channels_last))
+
+
+def channels_last_compiled(workload: Workload, gate: Gate) -> None:
+    """The channels last, through torch.compile."""
+    vae = TorchConvVAE(workload.weights(), torch.channels_last)
+    pytorch.train(workload, gate, vae, torch.compile)
+
+
+def bfloat16(workload: Workload, gate: Gate) -> None:
+    """The channels last, through torch.compile, with convolutions in bfloat16."""
+
+    def wrap(vae: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        compiled = torch.compile(vae)
+
+        def loss(x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return compiled(x)
+
+        return loss
+
+    pytorch.train(workload, gate, TorchConvVAE(workload.weights(), torch.channels_last), wrap)
 
 
 _ORDER = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
