@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import small_vae
 from tests.training.conftest import config
-from vae_keras import ELBO, IWAE, training
+from vae_keras import ELBO, IWAE, TopDownDecoder, TopDownEncoder, training
 from vae_keras.training import artifacts, best, remarks
 from vae_keras.utils import keras_file
 
@@ -134,6 +134,22 @@ def test_a_run_that_fell_says_so_and_exports_its_best_weights(
         keras_file.load(folder / "model.keras").get_weights(), kept, strict=True
     ):
         np.testing.assert_array_equal(weight, expected)
+
+
+def test_a_group_of_latents_that_collapsed_gets_a_sentence_and_idle_places_none(digits):
+    size = {"top_dim": 3, "groups": ((1,), (2,)), "widths": (4, 6)}
+    vae = small_vae(encoder=TopDownEncoder(**size), decoder=TopDownDecoder((6, 6, 1), **size))
+    x = (digits > 127).astype(np.float32)
+    metrics = artifacts.measure(vae, x, "none", 0, "test")
+    entries = {entry["name"]: entry for entry in metrics}
+    for name in entries:  # as of a trained model, with places that stay idle
+        if name.startswith("rate"):
+            entries[name]["value"] = 1.0
+    assert entries["active_units"]["value"] < vae.latent_dim
+    assert not [text for text in remarks.of_model(vae, x, metrics) if "collapsed" in text]
+    entries["rate_of_group_3"]["value"] = 0.001
+    (text,) = (text for text in remarks.of_model(vae, x, metrics) if "collapsed" in text)
+    assert text.startswith("Group 3 of 3 groups of latents collapsed: its KL is 0.")
 
 
 def test_collapsed_latents_a_kl_of_0_and_saturated_logits_get_a_sentence(digits):

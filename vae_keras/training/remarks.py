@@ -12,6 +12,7 @@ from vae_keras.training.best import Choice
 
 _NO_RATE = 0.01  # nats per image: the KL of a posterior that equals the prior
 _MOST_SATURATED = 0.05  # share of the decoder's outputs
+_RATE_OF_GROUP = "rate_of_group_"  # and the number of the group, in `metrics.json`
 _IMAGES = 200  # so many images are decoded to look for saturated outputs
 
 
@@ -46,16 +47,29 @@ def of_model(model: VAE, images: Any, metrics: Sequence[Mapping[str, Any]]) -> l
         metrics: entries of `metrics.json` that `artifacts.measure` made.
 
     Returns:
-        Sentences on a KL of 0, on collapsed dimensions and on saturated outputs.
+        Sentences on a KL of 0, on collapsed dimensions or groups, and on saturated outputs.
     """
     values = {entry["name"]: entry["value"] for entry in metrics}
     active, size = int(values["active_units"]), model.latent_dim
+    groups = {
+        name.removeprefix(_RATE_OF_GROUP): rate
+        for name, rate in values.items()
+        if name.startswith(_RATE_OF_GROUP)
+    }
     found = []
     if values["rate"] < _NO_RATE:
         found.append(
             "The KL is 0: the posterior of every image equals the prior, and the decoder does not "
             "use the latents. Train for longer, or raise the KL weight slowly with warmup_steps."
         )
+    elif groups:
+        # A group has latents at every place of the image, and most of those at the border are idle.
+        found += [
+            f"Group {number} of {len(groups)} groups of latents collapsed: its KL is 0. "
+            "Fewer groups would do."
+            for number, rate in groups.items()
+            if rate < _NO_RATE
+        ]
     elif active < size:
         found.append(
             f"{size - active} of {size} latent dimensions collapsed: their posterior is the same "
