@@ -15,7 +15,7 @@ LAYERS = ((784, 200), (200, 200), (200, 2 * LATENT_DIM), (LATENT_DIM, 200), (200
 ENCODER_LAYERS = 3
 CONV_LATENT_DIM, CONV_WIDTHS = 32, (16, 64)  # two scales, one residual block at each
 NUM_SAMPLES = 5000  # importance samples of the likelihood case
-NUM_CONV_SAMPLES = 1000  # of the one with convolutional networks
+NUM_CONV_SAMPLES = 1000  # importance samples of the convolutional likelihood case
 
 Weights = list[np.ndarray]  # kernel [in, out] and bias [out] of each of LAYERS, flat
 # Of weights: the encoder, images to loc and scale before its softplus; the decoder, latents to

@@ -1,8 +1,8 @@
 """The floor of the convolutional cases: their convolutions and nothing else, through oneDNN.
 
-A training step takes them forward, with the kernels' gradients and the gradients of all inputs but
-the images. The likelihood takes the decoder's, forward. They are PyTorch's operations with the
-channels last. The dense layers are left out.
+The training case computes each convolution of a step, the gradient of its kernel, and the gradient
+of its input unless that is the images. The likelihood case computes the decoder's convolutions.
+Both use PyTorch's operations with the channels last in memory. The dense layers are left out.
 """
 
 from __future__ import annotations

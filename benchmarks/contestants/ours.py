@@ -37,7 +37,7 @@ def fit_conv(workload: Workload, gate: Gate) -> None:
 
 
 def fit_conv_bfloat16(workload: Workload, gate: Gate) -> None:
-    """The same in bfloat16."""
+    """`VAE.fit` with the convolutional networks in bfloat16."""
     _fit_conv(conv_vae("mixed_bfloat16"), workload, gate)
 
 
@@ -108,7 +108,7 @@ def likelihood(workload: Workload, gate: Gate) -> None:
 
 
 def likelihood_conv(workload: Workload, gate: Gate) -> None:
-    """The same with the convolutional networks."""
+    """`evaluation.estimate_log_likelihood` with the convolutional networks."""
     vae = conv_vae()
     vae.set_weights(workload.weights())
     _likelihood(vae, NUM_CONV_SAMPLES, workload, gate)

@@ -74,13 +74,13 @@ def channels_last(workload: Workload, gate: Gate) -> None:
 
 
 def channels_last_compiled(workload: Workload, gate: Gate) -> None:
-    """The channels last, through torch.compile."""
+    """The usual loop with the channels last in memory, through torch.compile."""
     vae = TorchConvVAE(workload.weights(), torch.channels_last)
     pytorch.train(workload, gate, vae, torch.compile)
 
 
 def bfloat16(workload: Workload, gate: Gate) -> None:
-    """The channels last, through torch.compile, with convolutions in bfloat16."""
+    """The usual loop with the channels last, through torch.compile, in bfloat16."""
 
     def wrap(vae: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         compiled = torch.compile(vae)

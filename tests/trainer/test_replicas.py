@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tests.conftest import slow_except, small_vae
 from vae_keras.optimizers import Muon
+from vae_keras.trainer import replicas
 from vae_keras.trainer.nonfinite import Diverged
 from vae_keras.utils import checks
 
@@ -165,10 +166,20 @@ def test_a_fault_ends_a_call_of_several_batches_at_its_step(strategy, digits):
 @pytest.mark.parametrize(
     "optimizer", slow_except([keras.optimizers.Adam], [keras.optimizers.Adam, Muon])
 )
-def test_xla_compiles_the_update_of_the_optimizer_too(strategy, digits, optimizer):
+def test_xla_compiles_the_update_of_the_optimizer_too(strategy, digits, optimizer, monkeypatch):
+    kernels = []
+    make = replicas.graphs.compiled
+
+    def noted(function, *given, jit_compile=None):
+        kernels.append(bool(jit_compile))
+        return make(function, *given, jit_compile=jit_compile)
+
+    monkeypatch.setattr(replicas.graphs, "compiled", noted)
     plain, compiled = (shared(strategy, 1, optimizer, xla) for xla in (False, True))
-    for vae in (plain, compiled):
+    for vae, count in ((plain, 0), (compiled, 2 + len(plain.trainable_variables))):
+        kernels.clear()
         vae.fit(digits, batch_size=20, verbose=0)
+        assert sum(kernels) == count  # the gradient, the message, and the update of each variable
         assert "update_step" not in vars(vae.optimizer)
     for a, b in zip(plain.get_weights(), compiled.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)

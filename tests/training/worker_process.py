@@ -37,6 +37,8 @@ def fit(model, *arguments, fit=run.fit):
 
 
 class Hook(keras.callbacks.Callback):
+    """Wants to be called for every batch."""
+
     def on_train_batch_end(self, batch, logs=None):
         pass
 

@@ -123,7 +123,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any, int], dict[str, 
         draws: Any,
         wants_stop: tf.Tensor,
     ) -> tf.Tensor:
-        """A replica's message: its wish to stop, values, weight and gradient, in one vector."""
+        """Returns a replica's wish to stop, values, weight and gradient, in one vector."""
         sums, gradients = step.sums_and_gradients(
             model,
             examples,
@@ -145,7 +145,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any, int], dict[str, 
     num_values = len(model.metrics_of_steps)
 
     def read(message: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Whether a worker wants to stop, and what `step.checked` returns for the whole batch."""
+        """Returns whether a worker wants to stop, and `step.checked` of the whole batch."""
         variables = model.variables_to_train if training else []
         sizes = [math.prod(variable.shape) for variable in variables]
         stops, values, weight, *flat = tf.split(message, [1, num_values, 1, *sizes])
@@ -162,7 +162,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any, int], dict[str, 
             kernel = graphs.compiled(sums_and_gradient, jit_compile=model.uses_xla)
 
     def replica(batch: Any, wants_stop: tf.Tensor, first_row: tf.Tensor) -> tuple[Any, ...]:
-        """What `read` returns, the number of rows of the global batch, whether an epoch ends."""
+        """Returns what `read` does, the rows of the global batch, and whether an epoch ends."""
         context = tf.distribute.get_replica_context()
         is_share = isinstance(batch, pipelines.Share)
         share = batch if is_share else _share(model, batch, context)
@@ -178,7 +178,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any, int], dict[str, 
         return *read(context.all_reduce("sum", mine)), share.batch, share.ends_epoch
 
     def global_step(iterator: Any, wants_stop: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """The totals of `step.checked`, whether a worker wants to stop, whether an epoch ends."""
+        """Returns the totals of a step, whether a worker wants to stop, and if an epoch ends."""
         strategy = model.strategy
         with strategy.scope():
             first_row = tf.constant(0, tf.int64) if training else model.test_row
@@ -205,6 +205,8 @@ def step_function(model: Any, training: bool) -> Callable[[Any, int], dict[str, 
     def global_steps(
         iterator: Any, wants_stop: tf.Tensor, most: tf.Tensor, ends_at_fault: tf.Tensor
     ) -> tuple[dict[str, Any], tf.Tensor]:
+        """Does up to `most` steps, and returns the logs and whether a worker wants to stop."""
+
         def body(index: tf.Tensor, _: Any, __: Any, totals: tf.Tensor) -> tuple[tf.Tensor, ...]:
             found, stops, ends = global_step(iterator, wants_stop)
             ends |= ends_at_fault & (found[-1] > 0.0)
@@ -245,7 +247,13 @@ def step_function(model: Any, training: bool) -> Callable[[Any, int], dict[str, 
 
 
 def pass_over(strategy: tf.distribute.Strategy, iterator: Any, count: int) -> bool:
-    """Reads global batches without a step, and returns whether an epoch ends with the last one."""
+    """Reads global batches without a step, and returns whether an epoch ends with the last one.
+
+    Args:
+        strategy: strategy of the model.
+        iterator: iterator over the batches.
+        count: number of batches to read.
+    """
     batch = None
     for _ in range(count):
         batch = next(iterator)
@@ -255,7 +263,12 @@ def pass_over(strategy: tf.distribute.Strategy, iterator: Any, count: int) -> bo
 
 
 def any_worker(strategy: tf.distribute.Strategy, says: bool) -> bool:
-    """Returns whether any worker says True. Every worker must call this function."""
+    """Returns whether any worker says True. Every worker must call this function.
+
+    Args:
+        strategy: strategy of the model.
+        says: what this worker says.
+    """
     if _num_local(strategy) == strategy.num_replicas_in_sync:
         return says
 
@@ -289,6 +302,7 @@ def _compiled_updates(model: Any, strategy: tf.distribute.Strategy) -> Iterator[
 
 @contextlib.contextmanager
 def _compiled_update(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Replaces the method `update_step` of an optimizer by one that XLA compiles."""
     update, own = optimizer.update_step, vars(optimizer).get("update_step")
 
     def compiled(gradient: Any, variable: Any, learning_rate: Any) -> None:

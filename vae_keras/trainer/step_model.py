@@ -432,11 +432,11 @@ def _skip_first(model: StepModel, function: Callable[[Any], Any]) -> Callable[[A
         skipped = min(model.steps_to_skip, size)
         model.steps_to_skip -= skipped
         is_stacked = isinstance(getattr(iterator, "element_spec", None), Stack)
+        is_over = skipped == size or not is_stacked
         if model.strategy is not None:
             is_over = replicas.pass_over(model.strategy, iterator, skipped) or skipped == size
-        else:
-            is_over = not is_stacked or skipped == size
-            for _ in range((1 if is_stacked else size) if is_over else 0):
+        elif is_over:
+            for _ in range(1 if is_stacked else size):
                 next(iterator)
         if is_over:
             model.num_calls += 1

@@ -245,7 +245,8 @@ def _of_group(index: int, group: evaluation.GroupUnits, facts: dict[str, Any]) -
     shape, count = " x ".join(map(str, group.shape)), math.prod(group.shape)
     how = f"KL given the groups above; {shape} latents, {group.active} of {count} active"
     rate = math.nan if group.rate is None else group.rate
-    return metric(f"rate_of_group_{index + 1}", rate, unit="nats per image", estimator=how, **facts)
+    name = f"{remarks.RATE_OF_GROUP}{index + 1}"
+    return metric(name, rate, unit="nats per image", estimator=how, **facts)
 
 
 def _bits(

@@ -10,9 +10,11 @@ import tensorflow as tf
 from vae_keras.model import VAE
 from vae_keras.training.best import Choice
 
+RATE_OF_GROUP = "rate_of_group_"
+"""Prefix of the name of a group's rate in `metrics.json`. The number of the group follows."""
+
 _NO_RATE = 0.01  # nats per image: the KL of a posterior that equals the prior
 _MOST_SATURATED = 0.05  # share of the decoder's outputs
-_RATE_OF_GROUP = "rate_of_group_"  # and the number of the group, in `metrics.json`
 _IMAGES = 200  # so many images are decoded to look for saturated outputs
 
 
@@ -52,9 +54,9 @@ def of_model(model: VAE, images: Any, metrics: Sequence[Mapping[str, Any]]) -> l
     values = {entry["name"]: entry["value"] for entry in metrics}
     active, size = int(values["active_units"]), model.latent_dim
     groups = {
-        name.removeprefix(_RATE_OF_GROUP): rate
+        name.removeprefix(RATE_OF_GROUP): rate
         for name, rate in values.items()
-        if name.startswith(_RATE_OF_GROUP)
+        if name.startswith(RATE_OF_GROUP)
     }
     found = []
     if values["rate"] < _NO_RATE:
