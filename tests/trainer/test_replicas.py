@@ -149,6 +149,7 @@ def test_a_numpy_number_of_batches_is_a_number(strategy, digits):
     assert "elbo" in shared(strategy, np.int64(3)).evaluate(digits, verbose=0, return_dict=True)
 
 
+@pytest.mark.slow
 def test_a_fault_that_a_callback_waits_for_leaves_the_epochs_as_they_are(strategy, digits):
     vae = shared(strategy, 6, Spoilt)
     vae.fit(digits, batch_size=10, callbacks=[keras.callbacks.TerminateOnNaN()], verbose=0)
