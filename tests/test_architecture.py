@@ -109,7 +109,7 @@ MAY_IMPORT = {
 
 # Library to the modules that may import it; every other module must not.
 RESERVED = {
-    "tensorflow_probability": ("distributions", "report.provenance"),
+    "tensorflow_probability": ("distributions", "report.provenance", "utils.startup"),
     "matplotlib.pyplot": (),
     "pickle": ("data.datasets",),  # the one restricted read
     "subprocess": ("data.datasets", "report.engine", "report.provenance"),
@@ -262,7 +262,7 @@ def test_what_would_run_a_program_is_found(line):
         ("training.run", "from vae_keras import VAE", "training.run imports vae_keras.VAE: "),
         ("model", "from . import noise", "model imports ..noise: name the package"),
         ("training.run", "from vae_keras.model import _x", "it is private"),
-        ("model", "import tensorflow_probability as tfp", "distributions, report.provenance may"),
+        ("model", "import tensorflow_probability as tfp", "report.provenance, utils.startup may"),
         ("report.figures", "from matplotlib import pyplot", "no module may"),
         ("extra", "", "extra has no layer yet"),
     ],

@@ -9,16 +9,23 @@ from vae_keras.utils import startup
 # The process of a command imports them later: it prints what it does before that, and reports an
 # import that fails in one line.
 if startup.PROGRAM is None or TYPE_CHECKING:
-    startup.require_environment()
+    with startup.without_collection():
+        startup.require_environment()
 
-    # These register their classes with Keras.
-    from vae_keras import optimizers as optimizers
-    from vae_keras.distributions import Bernoulli, ContinuousBernoulli
-    from vae_keras.logistic_mixture import DiscretizedLogisticMixture
-    from vae_keras.model import VAE
-    from vae_keras.networks import ConvDecoder, ConvEncoder, MLPClassifier, MLPDecoder, MLPEncoder
-    from vae_keras.objectives import ELBO, IWAE
-    from vae_keras.top_down import TopDownDecoder, TopDownEncoder
+        # These register their classes with Keras.
+        from vae_keras import optimizers as optimizers
+        from vae_keras.distributions import Bernoulli, ContinuousBernoulli
+        from vae_keras.logistic_mixture import DiscretizedLogisticMixture
+        from vae_keras.model import VAE
+        from vae_keras.networks import (
+            ConvDecoder,
+            ConvEncoder,
+            MLPClassifier,
+            MLPDecoder,
+            MLPEncoder,
+        )
+        from vae_keras.objectives import ELBO, IWAE
+        from vae_keras.top_down import TopDownDecoder, TopDownEncoder
 
 if TYPE_CHECKING:
     from vae_keras.data import datasets as datasets

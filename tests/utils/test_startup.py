@@ -1,5 +1,7 @@
 """The start of a process: which command line it runs, and what an import prints."""
 
+import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -72,6 +74,32 @@ def test_a_process_without_standard_error_is_served():
     command = f'exec "{sys.executable}" -c "$1" 2>&-'
     done = subprocess.run(["sh", "-c", command, "sh", code], stdout=subprocess.PIPE, check=True)
     assert done.stdout == b"done\n"
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_the_collector_is_left_as_it_was(is_on):
+    was_on = gc.isenabled()
+    try:
+        gc.enable() if is_on else gc.disable()
+        with contextlib.suppress(ImportError), startup.without_collection():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled() is is_on
+    finally:
+        gc.enable() if was_on else gc.disable()
+
+
+@pytest.mark.slow
+def test_the_import_leaves_out_what_tensorflow_probability_loads_beside_tensorflow():
+    code = (
+        "import gc, sys, vae_keras\n"
+        "assert gc.isenabled()\n"
+        "assert 'tensorflow_probability.python.distributions' in sys.modules\n"
+        "assert 'tensorflow_probability.python.experimental' not in sys.modules\n"
+        "import tensorflow_probability as tfp\n"
+        "assert tfp.experimental.mcmc and tfp.layers.DenseFlipout\n"  # They load when asked for.
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ This module imports neither TensorFlow nor NumPy, so that `--help` answers at on
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -78,6 +79,22 @@ def _hidden(*names: str) -> Iterator[None]:
             del sys.modules[name]
 
 
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Stops Python's garbage collector inside the `with` block, which is to hold imports.
+
+    Imports make many objects that stay. The collector searches all of them again and again: that
+    is a fifth of the processor time of `import tensorflow`.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def require_environment() -> None:
     """Imports Keras, and raises ImportError if the package cannot work in this environment.
 
@@ -96,6 +113,10 @@ def require_environment() -> None:
     # command uses those. Without them, `evaluate` of a preset takes 0.88 of the processor time.
     unused = ("matplotlib", "pandas", "sklearn") if PROGRAM else ()
     with _hidden(*unused):
+        # Where TensorFlow is there first, TensorFlow Probability imports all of its experimental
+        # parts with itself, which nothing here uses. Otherwise it waits for their first use.
+        import tensorflow_probability  # noqa: F401, I001
+
         import keras
 
     checks.keras_backend(keras.backend.backend())
