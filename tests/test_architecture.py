@@ -119,6 +119,7 @@ RESERVED = {
 THEIR_PRIVATE = {
     "kernels.gradients": {"_registry"},
     "trainer.fast_path": {"_flatten_layers", "_non_trainable_variables", "_seed_generators"},
+    "trainer.replicas": {"_distributed_tf_update_step"},
     "trainer.step_model": {"_all_reduce_sum_gradients"},
 }
 LONGEST_CLASS = 400

@@ -287,11 +287,11 @@ def _num_local(strategy: tf.distribute.Strategy) -> int:
 
 @contextlib.contextmanager
 def _compiled_updates(model: Any, strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Lets XLA compile the optimizer's update of each variable.
+    """Lets XLA compile the optimizer's updates of all variables to one kernel.
 
-    The replicas meet between the gradient and its update, so one kernel cannot hold both. Several
-    devices would need a kernel for each variable on each device, so their updates are left as they
-    are.
+    The replicas meet between the gradient and its update, so one kernel cannot hold both. Keras
+    updates a variable on all devices of a process before the next one, and a kernel belongs to one
+    device, so the updates on several devices are left as they are.
     """
     fuses = model.uses_xla and _num_local(strategy) == 1
     with contextlib.ExitStack() as restored:
@@ -302,19 +302,22 @@ def _compiled_updates(model: Any, strategy: tf.distribute.Strategy) -> Iterator[
 
 @contextlib.contextmanager
 def _compiled_update(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Replaces the method `update_step` of an optimizer by one that XLA compiles."""
-    update, own = optimizer.update_step, vars(optimizer).get("update_step")
+    """Replaces the method of an optimizer that updates all variables by one that XLA compiles."""
+    update = optimizer._distributed_tf_update_step
 
-    def compiled(gradient: Any, variable: Any, learning_rate: Any) -> None:
-        graphs.compiled(lambda: update(gradient, variable, learning_rate), jit_compile=True)()
+    def compiled(strategy: Any, gradients_and_variables: Any, learning_rate: Any) -> None:
+        gradients, variables = zip(*gradients_and_variables, strict=True)
 
-    optimizer.update_step = compiled
+        def updates(*gradients: tf.Tensor) -> None:
+            update(strategy, zip(gradients, variables, strict=True), learning_rate)
+
+        graphs.compiled(updates, jit_compile=True)(*gradients)
+
+    optimizer._distributed_tf_update_step = compiled
     try:
         yield
     finally:
-        del optimizer.update_step
-        if own is not None:
-            optimizer.update_step = own
+        del optimizer._distributed_tf_update_step
 
 
 def _share(model: Any, batch: Any, context: tf.distribute.ReplicaContext) -> pipelines.Share:
