@@ -153,6 +153,17 @@ def test_ctrl_c_during_the_imports_is_one_line(command, tmp_path):
     assert (done.returncode, done.stderr) == (130, "\nStopped.\n")
 
 
+@pytest.mark.parametrize(("given", "used"), [({}, "1"), ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "0")])
+def test_a_command_uses_onednn_unless_the_user_says_otherwise(given, used, tmp_path, monkeypatch):
+    """TensorFlow reads the variable when it is imported, which a stand-in for Keras would do."""
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    (tmp_path / "keras.py").write_text(
+        "import os\nraise ImportError(os.environ['TF_ENABLE_ONEDNN_OPTS'])\n"
+    )
+    done = start("-m", "vae_keras", *SAMPLE, PYTHONPATH=str(tmp_path), **given)
+    assert done.stderr == f"Error: {used}\n"
+
+
 @pytest.mark.parametrize("command", [["train.py"], ["-m", "vae_keras", *SAMPLE]])
 @pytest.mark.parametrize("debug", [[], ["--debug"]])
 def test_an_import_that_fails_is_one_line(command, debug, tmp_path):
