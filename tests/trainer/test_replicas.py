@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import slow_except, small_vae
+from tests.conftest import needs_muon, slow_except, small_vae
 from vae_keras.optimizers import Muon
 from vae_keras.trainer import replicas
 from vae_keras.trainer.nonfinite import Diverged
@@ -165,7 +165,8 @@ def test_a_fault_ends_a_call_of_several_batches_at_its_step(strategy, digits):
 
 
 @pytest.mark.parametrize(
-    "optimizer", slow_except([keras.optimizers.Adam], [keras.optimizers.Adam, Muon])
+    "optimizer",
+    [keras.optimizers.Adam, pytest.param(Muon, marks=[pytest.mark.slow, needs_muon])],
 )
 def test_xla_compiles_the_update_of_the_optimizer_too(strategy, digits, optimizer, monkeypatch):
     kernels = []

@@ -53,8 +53,9 @@ def _run(arguments: argparse.Namespace) -> None:
             # The imports make many objects that stay. Python's default threshold of 700 searches
             # them so often that it costs 6% of the time to the first epoch's line.
             gc.set_threshold(50_000)
-            # TensorFlow uses oneDNN's convolutions by itself on newer processors only. On others,
-            # a training step of hierarchical_mnist takes 0.75 of its processor time with them.
+            # TensorFlow leaves oneDNN's convolutions off on processors without instructions for
+            # neural networks. On such an AMD EPYC a training step of hierarchical_mnist takes 0.75
+            # of its processor time with them.
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
             if sys.stdout is not None:  # a name may have letters that the terminal lacks
                 sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -302,7 +302,7 @@ def _compiled_updates(model: Any, strategy: tf.distribute.Strategy) -> Iterator[
 
 @contextlib.contextmanager
 def _compiled_update(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Replaces the method of an optimizer that updates all variables by one that XLA compiles."""
+    """Lets XLA compile the method by which an optimizer updates all of its variables."""
     update = optimizer._distributed_tf_update_step
 
     def compiled(strategy: Any, gradients_and_variables: Any, learning_rate: Any) -> None:

@@ -81,10 +81,10 @@ def _hidden(*names: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """Stops Python's garbage collector inside the `with` block, which is to hold imports.
+    """Stops Python's garbage collector inside the `with` block.
 
-    Imports make many objects that stay. The collector searches all of them again and again: that
-    is a fifth of the processor time of `import tensorflow`.
+    Imports make many objects that stay, and the collector searches all of them again and again.
+    This takes a fifth of the processor time of `import tensorflow`.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -113,8 +113,9 @@ def require_environment() -> None:
     # command uses those. Without them, `evaluate` of a preset takes 0.88 of the processor time.
     unused = ("matplotlib", "pandas", "sklearn") if PROGRAM else ()
     with _hidden(*unused):
-        # Where TensorFlow is there first, TensorFlow Probability imports all of its experimental
-        # parts with itself, which nothing here uses. Otherwise it waits for their first use.
+        # TensorFlow Probability comes before Keras, which imports TensorFlow. If TensorFlow came
+        # first, it would import its experimental parts at once, which nothing here uses. Now it
+        # imports them at their first use.
         import tensorflow_probability  # noqa: F401, I001
 
         import keras
