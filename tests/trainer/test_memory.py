@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import itertools
 import sys
 import weakref
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import covering, small_vae
+from tests.conftest import small_vae
 from vae_keras import ELBO, IWAE, VAE, evaluation
 
 MEGABYTE = 2**20
@@ -50,7 +51,16 @@ def is_graph(each) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("use", "objective"), covering(USES, OBJECTIVES))
+FAST = [("fit arrays", "ELBO"), ("sample", "IWAE"), ("estimate the likelihood", "IWAE")]
+
+
+@pytest.mark.parametrize(
+    ("use", "objective"),
+    [
+        pytest.param(*case, marks=() if case in FAST else pytest.mark.slow)
+        for case in itertools.product(USES, OBJECTIVES)
+    ],
+)
 def test_no_graph_outlives_its_model(digits, use, objective):
     def used() -> None:
         USES[use](small_vae(objective=OBJECTIVES[objective]), digits)
@@ -70,8 +80,9 @@ def resident() -> float:
     return int(line.split()[1]) / 1024
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and calls the GNU C library")
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_trained_model_leaves_little_memory(jit_compile):
     """The networks of `mlp_mnist`. XLA keeps what it compiled until the process ends."""
     x = np.random.default_rng(0).integers(0, 256, (600, 28, 28, 1), dtype=np.uint8)

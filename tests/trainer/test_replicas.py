@@ -77,7 +77,10 @@ def shared(strategy, steps="auto", optimizer=keras.optimizers.Adam, xla=False):
     return vae
 
 
-@pytest.mark.parametrize(("steps", "ends"), [("auto", [5, 5]), (4, [3, 7, 3, 7])])
+@pytest.mark.parametrize(
+    ("steps", "ends"),
+    [pytest.param("auto", [5, 5], marks=pytest.mark.slow), (4, [3, 7, 3, 7])],
+)
 def test_several_batches_a_call_change_no_bit(strategy, digits, steps, ends):
     """Six batches, the last one ragged, in calls that hold all of them or end in the middle."""
     several, one = shared(strategy, steps), shared(strategy, 1)
