@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import results
+from benchmarks import results, tiles
 from benchmarks.gate import Worker
 from benchmarks.race import Ratio, race
 from benchmarks.results import Result
 from benchmarks.workload import (
+    DIGIT,
     Networks,
     Weights,
     Workload,
@@ -66,6 +67,7 @@ class Contest:
         tolerance: in the judge's unit.
         check_slices: slices before the check. Default 1.
         conv: whether the weights are the convolutional networks'. Default False.
+        tiles: whether the images are tiles of photographs, in files. Default False.
     """
 
     name: str
@@ -77,6 +79,12 @@ class Contest:
     tolerance: float
     check_slices: int = 1
     conv: bool = False
+    tiles: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of an image."""
+        return tiles.SHAPE if self.tiles else DIGIT
 
 
 def _training(batch_size: int, num_images: int) -> Contest:
@@ -196,6 +204,29 @@ _CONV = Contest(
     conv=True,
 )
 
+_PHOTOGRAPHS = Contest(
+    name="train_photographs",
+    title="Training on a folder of photographs, 128 x 128 x 3, with convolutions",
+    entries=(
+        Entry("ours, VAE.fit", "ours:fit_photographs", 180),
+        Entry("ours, input pipeline removed", "ours:fit_photographs_without_pipeline", 180),
+        Entry("PyTorch, its loader", "pytorch_conv:photographs", 180),
+        Entry("PyTorch, its loader, channels last", "pytorch_conv:photographs_channels_last", 180),
+        Entry(
+            "PyTorch, its loader, channels last, torch.compile",
+            "pytorch_conv:photographs_channels_last_compiled",
+            180,
+        ),
+    ),
+    batch_size=60,
+    trained=False,
+    judge="photographs_elbo",
+    tolerance=1500.0,  # nats of about 30,000
+    check_slices=3,
+    conv=True,
+    tiles=True,
+)
+
 _LIKELIHOOD = Contest(
     name="likelihood",
     title="Log-likelihood at 5,000 importance samples",
@@ -233,6 +264,7 @@ CONTESTS = {
         _training(20, 20000),
         _NO_THOUGHT,
         _CONV,
+        _PHOTOGRAPHS,
         _LIKELIHOOD,
         _LIKELIHOOD_CONV,
         _serving(1, 2000),
@@ -335,13 +367,13 @@ def _result(
 
 
 def _workload(contest: Contest, entry: Entry, folder: Path) -> Workload:
-    return Workload(folder, contest.batch_size, entry.num_images)
+    return Workload(folder, contest.batch_size, entry.num_images, contest.shape)
 
 
 def _prepare(contest: Contest, folder: Path, say: Callable[[str], None]) -> None:
     """Writes images and weights; a process of its own loads them, this one stays small."""
     process = multiprocessing.get_context("spawn").Process(
-        target=_write_images, args=(folder, contest.conv)
+        target=_write_images, args=(folder, contest)
     )
     process.start()
     process.join()
@@ -359,16 +391,18 @@ def _prepare(contest: Contest, folder: Path, say: Callable[[str], None]) -> None
             worker.close()
 
 
-def _write_images(folder: Path, conv: bool) -> None:
+def _write_images(folder: Path, contest: Contest) -> None:
     from vae_keras.data import datasets
 
-    if conv:
+    if contest.conv:
         from benchmarks.contestants import ours
 
-        write_weights(folder, ours.conv_vae().get_weights())
+        write_weights(folder, ours.conv_vae(shape=contest.shape).get_weights())
     else:
         write_weights(folder, initial_weights())
-
+    if contest.tiles:
+        tiles.write(folder / "tiles")
+        return
     images = datasets.load_mnist()
     for name in ("x_train", "x_test"):
         np.save(folder / f"{name}.npy", getattr(images, name).reshape(-1, 784))
@@ -381,9 +415,12 @@ def _check(
     say: Callable[[str], None],
 ) -> dict[str, float | None]:
     """Judges each outcome, holds it against the reference's, and returns the figures."""
-    images = binary(np.load(folder / "x_test.npy")[:_JUDGED])
     if contest.judge == "none":
         return {}
+    if contest.tiles:
+        images = tiles.read(folder / "tiles" / "test") / np.float32(255.0)
+    else:
+        images = binary(np.load(folder / "x_test.npy")[:_JUDGED])
     outcomes = {name: outcome for name, outcome in outcomes.items() if outcome is not None}
     if contest.judge == "log_likelihood":  # over the images that all have in common
         shared = min(len(outcome) for outcome in outcomes.values())
@@ -425,6 +462,9 @@ def _judge_array(
 _JUDGES: dict[str, Callable[..., tuple[float, float]]] = {
     "elbo": functools.partial(_judge_weights, mlp),
     "conv_elbo": functools.partial(_judge_weights, conv),
+    "photographs_elbo": functools.partial(
+        _judge_weights, functools.partial(conv, shape=tiles.SHAPE)
+    ),
     "log_likelihood": _judge_log_likelihood,
     "array": _judge_array,
 }

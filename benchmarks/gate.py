@@ -95,7 +95,7 @@ class Worker:
     def __init__(self, target: str, workload: Workload) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(target, workload, theirs), daemon=True)
+        self._process = context.Process(target=_serve, args=(target, workload, theirs))
         self._process.start()
         theirs.close()
         try:

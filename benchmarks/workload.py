@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+DIGIT = (28, 28, 1)
 LATENT_DIM = 50
 LEARNING_RATE = 1e-3
 SCALE_FLOOR = 1e-4  # of the posterior's scale, as in vae_keras.distributions
@@ -33,11 +34,13 @@ class Workload:
             what a contestant must write.
         batch_size: images a training step.
         num_images: images a slice.
+        shape: of an image, (H, W, C). Default (28, 28, 1).
     """
 
     folder: Path
     batch_size: int
     num_images: int
+    shape: tuple[int, int, int] = DIGIT
 
     def train_images(self) -> np.ndarray:
         """Returns the images of one slice of training, uint8 [num_images, 784]."""
@@ -110,12 +113,13 @@ def conv_parts(weights: Weights) -> tuple[dict[str, list[tuple]], dict[str, list
     )
 
 
-def conv(weights: Weights) -> tuple[Network, Network]:
-    """The convolutional networks in NumPy."""
+def conv(weights: Weights, shape: tuple[int, int, int] = DIGIT) -> tuple[Network, Network]:
+    """The convolutional networks in NumPy, for square images whose side is a multiple of four."""
     encoder, decoder = conv_parts(weights)
+    start = shape[0] // 4, shape[1] // 4, CONV_WIDTHS[-1]
 
     def encode(images: np.ndarray) -> np.ndarray:
-        h = images.reshape(-1, 28, 28, 1)
+        h = images.reshape(-1, *shape)
         for scale, (kernel, bias) in enumerate(encoder["step"]):
             h = _refine(_conv(h, kernel, 2) + bias, encoder["residual"][2 * scale :][:2])
         kernel, bias = encoder["dense"][0]
@@ -123,7 +127,7 @@ def conv(weights: Weights) -> tuple[Network, Network]:
 
     def decode(latents: np.ndarray) -> np.ndarray:
         kernel, bias = decoder["dense"][0]
-        h = (latents @ kernel + bias).reshape(-1, 7, 7, CONV_WIDTHS[-1])
+        h = (latents @ kernel + bias).reshape(-1, *start)
         for scale in (1, 0):
             kernel, bias = decoder["step"][scale]
             h = _refine(h, decoder["residual"][2 * scale :][:2])
@@ -177,7 +181,7 @@ def judge_elbo(
 
     Args:
         weights: as `Workload.weights`.
-        images: binary, float32 [N, 784].
+        images: in [0, 1], float32 [N, 784].
         networks: what the weights are of. Default the network of `LAYERS`.
         seed: of the posterior's noise. Default 0.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from benchmarks.gate import Gate
 from benchmarks.workload import (
     CONV_LATENT_DIM,
     CONV_WIDTHS,
+    DIGIT,
     LEARNING_RATE,
     NUM_CONV_SAMPLES,
     NUM_SAMPLES,
@@ -21,7 +23,7 @@ from benchmarks.workload import (
     Workload,
 )
 from vae_keras import VAE, ConvDecoder, ConvEncoder, evaluation
-from vae_keras.data import pipelines
+from vae_keras.data import open_images, pipelines
 
 _FOR_EVER = np.iinfo(np.int32).max
 
@@ -41,20 +43,41 @@ def fit_conv_bfloat16(workload: Workload, gate: Gate) -> None:
     _fit_conv(conv_vae("mixed_bfloat16"), workload, gate)
 
 
-def _fit_conv(vae: VAE, workload: Workload, gate: Gate) -> None:
+def _fit_conv(vae: VAE, workload: Workload, gate: Gate, images: Any = None) -> None:
     vae.set_weights(workload.weights())
     vae.compile(keras.optimizers.Adam(LEARNING_RATE))
-    _fit(vae, workload, gate)
+    _fit(vae, workload, gate, images)
 
 
-def conv_vae(precision: str = "float32") -> VAE:
-    """The networks of the convolutional case, with our initial weights."""
+def fit_photographs(workload: Workload, gate: Gate) -> None:
+    """`VAE.fit` on a folder of image files, opened once: the images come from its cache."""
+    os.environ["XDG_CACHE_HOME"] = str(workload.folder)
+    images = open_images(workload.folder / "tiles", say=lambda _: None).images.x_train
+    _fit_conv(conv_vae(shape=workload.shape, binarization="none"), workload, gate, images)
+
+
+def fit_photographs_without_pipeline(workload: Workload, gate: Gate) -> None:
+    """The same fed with one and the same batch: no reading, no shuffling."""
+    pipeline = pipelines.batches
+
+    def frozen(*arguments: Any, **options: Any) -> tf.data.Dataset:
+        dataset = pipeline(*arguments, **options)
+        first = next(iter(dataset))
+        return tf.data.Dataset.from_tensors(first).repeat(len(list(dataset)))
+
+    pipelines.batches = frozen
+    fit_photographs(workload, gate)
+
+
+def conv_vae(precision: str = "float32", shape: tuple[int, int, int] = DIGIT, **more: Any) -> VAE:
+    """The networks of the convolutional cases, with our initial weights."""
     given = {"blocks_per_stage": 1, "activation": "elu", "dtype": precision}
     vae = VAE(
         ConvEncoder(CONV_LATENT_DIM, CONV_WIDTHS, **given),
-        ConvDecoder((28, 28, 1), CONV_WIDTHS, **given),
+        ConvDecoder(shape, CONV_WIDTHS, **given),
+        **more,
     )
-    vae.build((None, 28, 28, 1))
+    vae.build((None, *shape))
     return vae
 
 
@@ -142,8 +165,8 @@ def _passes(gate: Gate, vae: VAE, images: np.ndarray) -> GateCallback:
     return GateCallback(gate, len(images), vae.get_weights)
 
 
-def _fit(vae: VAE, workload: Workload, gate: Gate) -> None:
-    images = _images(workload)
+def _fit(vae: VAE, workload: Workload, gate: Gate, images: Any = None) -> None:
+    images = _images(workload) if images is None else images
     vae.fit(
         images,
         batch_size=workload.batch_size,

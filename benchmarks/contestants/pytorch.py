@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,8 @@ from benchmarks.workload import (
     Weights,
     Workload,
 )
+
+Wrapper = Callable[[nn.Module], Callable[..., torch.Tensor]]
 
 
 class TorchVAE(nn.Module):
@@ -75,22 +77,45 @@ def train(
     workload: Workload,
     gate: Gate,
     vae: TorchVAE,
-    wrap: Callable[[nn.Module], Callable[..., torch.Tensor]] = lambda vae: vae,
+    wrap: Wrapper = lambda vae: vae,
 ) -> None:
-    """Epoch after epoch of the usual loop."""
-    torch.manual_seed(0)
+    """Epoch after epoch of the usual loop on images in memory, which each epoch makes binary."""
     images = torch.from_numpy(workload.train_images())
+
+    def batches() -> Iterator[torch.Tensor]:
+        for rows in torch.randperm(len(images)).split(workload.batch_size):
+            yield torch.bernoulli(images[rows] / 255.0)
+
+    loop(batches, len(images), gate, vae, wrap)
+
+
+def loop(
+    batches: Callable[[], Iterable[torch.Tensor]],
+    num_images: int,
+    gate: Gate,
+    vae: TorchVAE,
+    wrap: Wrapper,
+) -> None:
+    """Epoch after epoch of the usual loop.
+
+    Args:
+        batches: starts an epoch and yields its batches, float32 [N, pixels].
+        num_images: images in an epoch.
+        gate: of the contestant.
+        vae: the model.
+        wrap: makes of the model what computes its loss.
+    """
+    torch.manual_seed(0)
     loss_of = wrap(vae)
     optimizer = torch.optim.Adam(vae.parameters(), lr=LEARNING_RATE, fused=True)
     gate.ready()
     while True:
         total = torch.zeros(())
-        for rows in torch.randperm(len(images)).split(workload.batch_size):
-            x = torch.bernoulli(images[rows] / 255.0)
+        for x in batches():
             optimizer.zero_grad()
             loss = loss_of(x)
             loss.backward()
             optimizer.step()
             total += loss.detach()
         total.item()
-        gate.passed(len(images), vae.weights)
+        gate.passed(num_images, vae.weights)
