@@ -9,7 +9,15 @@ import pytest
 import tensorflow as tf
 from test_noise import global_states, reseed_globals
 
-from vae_keras.networks import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, mish, silu
+from vae_keras.networks import (
+    ConvDecoder,
+    ConvEncoder,
+    MLPDecoder,
+    MLPEncoder,
+    mish,
+    silu,
+    transposed,
+)
 from vae_keras.utils import checks
 
 shapes = pytest.mark.parametrize("image_shape", [(28, 28, 1), (5, 7, 3), (1, 3, 1), (4, 4, 3)])
@@ -346,6 +354,42 @@ def test_both_upsamplings_give_the_images_shape(upsampling, shape):
     decoder = ConvDecoder(shape, (3, 4), upsampling=upsampling)
     assert decoder(np.zeros((2, 5))).shape == (2, *shape)
     assert decoder.compute_output_shape((None, 5)) == (None, *shape)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(("size", "filters"), [(5, 1), (5, 3), (5, 4), (3, 1)])
+def test_both_forms_of_a_transposed_convolution_agree(size, filters, jit_compile):
+    """With their gradients. The layer itself is the reference."""
+    layer = keras.layers.Conv2DTranspose(
+        filters, size, 2, "same", data_format="channels_last", bias_initializer="normal"
+    )
+    layer.build((None, None, None, 6))
+    x = tf.constant(np.random.default_rng(0).standard_normal((2, 4, 3, 6)), tf.float32)
+    w = tf.constant(np.random.default_rng(1).standard_normal((2, 8, 6, filters)), tf.float32)
+
+    def results(form) -> list[tf.Tensor]:
+        given = [x, layer.kernel.value, layer.bias.value]
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            out = form(x)
+            total = tf.reduce_sum(w * out)
+        return [out, *tape.gradient(total, given)]
+
+    ours = tf.function(lambda: results(lambda h: transposed(layer, h)), jit_compile=jit_compile)()
+    for found, expected in zip(ours, results(layer), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_a_transposed_convolution_keeps_the_policy(policy):
+    decoder = ConvDecoder(widths=(4,), dtype=policy)
+    plain = ConvDecoder(widths=(4,))
+    latents = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+    logits = decoder(latents)
+    plain.build((None, 5))
+    plain.set_weights(decoder.get_weights())
+    assert logits.dtype == keras.dtype_policies.get(policy).compute_dtype
+    np.testing.assert_allclose(tf.cast(logits, "float32"), plain(latents), atol=0.05)
 
 
 def test_nearest_upsampling_draws_no_checkerboard():

@@ -17,7 +17,13 @@ import keras
 
 from vae_keras.distributions import SCALE_FLOOR
 from vae_keras.inference import Path
-from vae_keras.networks import activation_function, kernel_size, output_shape, variance_scaling
+from vae_keras.networks import (
+    activation_function,
+    kernel_size,
+    output_shape,
+    transposed,
+    variance_scaling,
+)
 from vae_keras.utils import checks
 
 # For the kernels' seeds. `MLPClassifier` has the kind 6, too, but a top-down model has no classes.
@@ -357,7 +363,7 @@ class TopDownDecoder(_TopDown):
                 active = self._activation(h)
                 h = group.take_in(draw(next(below), group, active), h, active)
             height, width = self._sizes[stage]
-            h = self._up[stage](self._activation(h))[:, :height, :width]
+            h = transposed(self._up[stage], self._activation(h))[:, :height, :width]
         return h
 
     def compute_output_shape(self, input_shape: tuple[Any, ...]) -> tuple[Any, ...]:
