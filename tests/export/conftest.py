@@ -54,7 +54,7 @@ def traced(signature: Signature) -> Callable[..., dict[str, tf.Tensor]]:
 
 
 def conv_with_flow() -> VAE:
-    """A small model with the parts of the preset `best_mnist`."""
+    """A small model of convolutions with a learned prior."""
     return small_vae(
         encoder=ConvEncoder(latent_dim=3, widths=(4, 8), activation="silu"),
         decoder=ConvDecoder(image_shape=(6, 6, 1), widths=(4, 8), activation="silu"),

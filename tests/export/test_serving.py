@@ -520,7 +520,7 @@ def test_grpc_gives_the_python_models_bits(server, vae, rows):
 @marked
 @pytest.mark.parametrize("preset", ["mlp_mnist", "conv_mnist", "best_mnist"])
 def test_a_preset_gives_the_python_models_bits(preset, tmp_path):
-    """Dense networks, convolutions, and convolutions with a learned prior."""
+    """Dense networks, convolutions, and latents in groups."""
     model = VAE.from_preset(preset)
     base = tmp_path / preset
     version = export.export_saved_model(model, base)

@@ -341,6 +341,7 @@ def results(folder: Path) -> dict[str, Any]:
     """Reads `metrics.json` without durations, and without the commit, which may change."""
     found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     found["provenance"].pop("commit")
+    found.pop("training_seconds")
     for entry in found["metrics"]:
         entry.pop("seconds", None)
     return found

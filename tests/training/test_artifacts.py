@@ -18,6 +18,7 @@ from vae_keras import (
 )
 from vae_keras.data import datasets
 from vae_keras.training import artifacts
+from vae_keras.training.callbacks import read_elbo_csv
 from vae_keras.training.plan import make_plan
 from vae_keras.utils import keras_file
 
@@ -25,7 +26,9 @@ from vae_keras.utils import keras_file
 def test_measurements_say_how_they_were_made(finished, small_mnist):
     metrics = json.loads((finished / "metrics.json").read_text())
     names = {"title", "shown", "preset", "parameters", "provenance", "metrics", "latent_classes"}
-    assert set(metrics) == names | {"best_epoch", "remarks"}
+    assert set(metrics) == names | {"training_seconds", "best_epoch", "remarks"}
+    rows = read_elbo_csv(finished / "elbo.csv")
+    assert metrics["training_seconds"] == sum(float(row["seconds"]) for row in rows) > 0.0
     assert metrics["provenance"]["data_sha256"] == datasets.fingerprint(small_mnist.x_train)
     by_name = {entry["name"]: entry for entry in metrics["metrics"]}
     assert set(by_name) == {"elbo", "rate", "distortion", "active_units"}

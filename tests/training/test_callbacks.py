@@ -76,6 +76,14 @@ def test_the_file_holds_the_terms_in_named_columns(tmp_path):
     assert rest == []
 
 
+def test_an_epoch_that_goes_on_counts_what_it_took_before(tmp_path):
+    writer = ELBOWriter(tmp_path / "elbo.csv", seconds_before=100.0)
+    run(writer, [3, 4], LOGS)
+    first, second = (float(row["seconds"]) for row in writer.rows)
+    assert 100.0 <= first < 110.0
+    assert 0.0 <= second < 10.0
+
+
 def test_the_numbers_read_back_to_the_last_bit(tmp_path):
     elbo = -100 / 3
     run(ELBOWriter(tmp_path / "elbo.csv"), [0], {"elbo": elbo})

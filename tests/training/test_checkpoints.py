@@ -227,12 +227,17 @@ def compiled(parts=dict, optimizer="Adam", xla=False, steps=4):
 def train(vae, images, folder, should_stop=lambda: False):
     """Trains for three epochs from the folder's last checkpoint on, and returns the curve."""
     state = checkpoints.restore(folder, vae)
+    assert state is None or (state.seconds > 0.0) == (state.step > 0)
     rows = state.rows if state else []
     if rows:
         callbacks.write_elbo_csv(folder / "elbo.csv", rows)
     writer = callbacks.ELBOWriter(folder / "elbo.csv", append=bool(rows))
     checkpointer = checkpoints.Checkpointer(
-        folder, rows=lambda: writer.rows, progress=state, should_stop=should_stop
+        folder,
+        rows=lambda: writer.rows,
+        progress=state,
+        epoch_seconds=writer.seconds,
+        should_stop=should_stop,
     )
     vae.fit(
         images,

@@ -58,6 +58,7 @@ def test_every_killed_run_ends_like_a_run_without_kills(kills, flags):
 def metrics(value, name):
     """Content of `metrics.json`. The name only changes what may differ."""
     return {
+        "training_seconds": len(name),
         "provenance": {"commit": name, "data_sha256": "0"},
         "metrics": [{"value": value, "seconds": len(name)}],
     }

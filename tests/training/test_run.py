@@ -1,5 +1,6 @@
 """`train` from a recipe to a run folder: a run that is finished, interrupted or on own images."""
 
+import dataclasses
 import json
 import math
 import os
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import trainable
+from tests.conftest import needs_muon
 from tests.training import killer
 from tests.training.conftest import FLAGS, config, patch_training
 from vae_keras import ContinuousBernoulli
@@ -383,16 +384,22 @@ def test_changed_images_do_not_go_on_with_the_run(photos, photos_run, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", trainable(["best_mnist"]))
-def test_a_run_of_every_kind_of_part(preset, tmp_path, mnist, monkeypatch):
+@needs_muon
+def test_a_run_of_every_kind_of_part(tmp_path, mnist, monkeypatch):
     """Convolutions in bfloat16, a learned prior, IWAE, Muon, weights to start from."""
     images = datasets.Images(
         mnist.x_train[:1200], mnist.y_train[:1200], mnist.x_test[:300], mnist.y_test[:300]
     )
     patch_training(monkeypatch, images)
-    recipe = presets.load_recipe(preset)
-    assert (recipe.precision, recipe.optimizer.name) == ("mixed_bfloat16", "Muon")
-    folder = run.train(config(tmp_path / "run", preset=preset, epochs=1))
+    recipe = dataclasses.replace(
+        presets.load_recipe("conv_mnist"),
+        prior=presets.Part("AutoregressiveFlow", {"depth": 4, "hidden": [64]}),
+        precision="mixed_bfloat16",
+        start_from="conv_mnist",
+    )
+    assert (recipe.objective.name, recipe.optimizer.name) == ("IWAE", "Muon")
+    monkeypatch.setattr(presets, "load_recipe", lambda name: recipe)
+    folder = run.train(config(tmp_path / "run", preset="conv_mnist", epochs=1))
     metrics = json.loads((folder / "metrics.json").read_text())
     start = presets.load_metrics(recipe.start_from)["provenance"]["weights_sha256"]
     assert metrics["provenance"][presets.START_HASH] == start

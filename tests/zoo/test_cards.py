@@ -1,5 +1,6 @@
 """Tests that the model cards and tables say what their JSON files say."""
 
+import dataclasses
 import json
 import re
 
@@ -106,6 +107,20 @@ def test_a_card_shows_what_labels_bring():
     some = cards.card(recipe, metrics, None, [], {"labels": {"classify": found["classify"]}})
     assert "drawn images" not in some
     assert "What the labels bring" not in cards.card(recipe, metrics, None, [])
+
+
+def test_a_card_says_how_long_training_took(monkeypatch):
+    recipe, metrics = presets.load_recipe("mlp_mnist"), presets.load_metrics("mlp_mnist")
+    timed = metrics | {"training_seconds": 5400.0}
+    cores = metrics["provenance"]["hardware"]["cores"]
+    took = f"1.5 hours on {cores} cores, at most {1.5 * cores:.1f} core-hours"
+    assert f" Training took {took}.\n" in cards.card(recipe, timed, None, [])
+    assert "Training took" not in cards.card(recipe, metrics, None, [])
+    monkeypatch.setattr(presets, "load_metrics", lambda name: timed)
+    later = dataclasses.replace(recipe, start_from="mlp_mnist")
+    made = metrics["provenance"] | {presets.START_HASH: "0" * 64}
+    text = cards.card(later, timed | {"provenance": made}, None, [])
+    assert f" Training took {took}, after that of `mlp_mnist`, which took {took}.\n" in text
 
 
 def test_a_card_shows_what_levels_of_latents_bring():

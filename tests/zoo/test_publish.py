@@ -162,7 +162,8 @@ def finished(tmp_path_factory) -> tuple[Path, VAE]:
     model.save(run / "model.keras")
     files.write_json(run / "config.json", {"preset": "small"} | RECIPE.to_dict())
     validation = {"name": "elbo", "value": -1.0, "split": "validation"}
-    files.write_json(run / "metrics.json", {"provenance": RUN_PROVENANCE, "metrics": [validation]})
+    measured = {"training_seconds": 90.0, "metrics": [validation]}
+    files.write_json(run / "metrics.json", {"provenance": RUN_PROVENANCE} | measured)
     files.write_text(run / "report.html", "")
     files.write_text(run / "figures" / "elbo.png", "the curve")
     files.write_text(run / "figures" / "reconstructions.png", "of validation images")
@@ -188,6 +189,7 @@ def test_a_publication_measures_and_draws_the_test_set(run, dataset, finished):
     metrics = presets.load_metrics("small")
     assert metrics["preset"] == "small"
     assert metrics["parameters"] == model.count_params()
+    assert metrics["training_seconds"] == 90.0
     assert {entry["split"] for entry in metrics["metrics"]} == {"test"}
     assert {entry["num_images"] for entry in metrics["metrics"]} == {20}
     likelihood, *others = metrics["metrics"]

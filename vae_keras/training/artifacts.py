@@ -95,6 +95,7 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
         "shown": splits[-1],
         "preset": plan.preset,
         "parameters": model.count_params(),
+        "training_seconds": sum(float(row["seconds"]) for row in rows),
         "provenance": provenance(datasets.fingerprint(plan.dataset.images.x_train)),
         "metrics": [
             entry

@@ -38,6 +38,8 @@ class ELBOWriter(keras.callbacks.Callback):
     Args:
         path: the CSV file, or None to write the console only. Default None.
         append: whether rows of epochs before the first trained one are kept. Default False.
+        seconds_before: duration of the part of the first epoch that an earlier process trained.
+            Default 0.0.
 
     Raises:
         checks.InputError: at the start of training, if the file to append to has other columns.
@@ -48,12 +50,17 @@ class ELBOWriter(keras.callbacks.Callback):
         Epoch: 1 ELBO: ...
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, append: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        append: bool = False,
+        seconds_before: float = 0.0,
+    ) -> None:
         super().__init__()
         self.path = None if path is None else Path(path)
         self.append = append
         self.rows: list[dict[str, str]] = []
-        self._start = 0.0
+        self._start, self._before = 0.0, seconds_before
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         self.rows = []
@@ -63,13 +70,18 @@ class ELBOWriter(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         self._start = time.perf_counter()
 
+    def seconds(self) -> float:
+        """Returns the duration of the epoch so far."""
+        return self._before + time.perf_counter() - self._start
+
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         logs = logs or {}
         elbo = logs.get("elbo", math.nan)
         print(f"Epoch: {epoch} ELBO: {elbo:e}", flush=True)
         values = {name: repr(float(logs[name])) for name in COLUMNS if name in logs}
         values["epoch"] = str(epoch)
-        values["seconds"] = f"{time.perf_counter() - self._start:.3f}"
+        values["seconds"] = f"{self.seconds():.3f}"
+        self._before = 0.0
         self.rows = [row for row in self.rows if int(row["epoch"]) < epoch]
         self.rows.append({name: values.get(name, "") for name in COLUMNS})
         if self.path is not None:

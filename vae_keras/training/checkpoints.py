@@ -38,12 +38,14 @@ class Progress:
         step: number of complete steps of the epoch after them.
         metrics: values of the metrics' variables if `step` is not 0, else [].
         rows: rows of `elbo.csv` so far.
+        seconds: duration of the epoch after the complete ones so far. Default 0.0.
     """
 
     epoch: int
     step: int
     metrics: list[float]
     rows: list[dict[str, str]]
+    seconds: float = 0.0
 
 
 def save(folder: str | os.PathLike[str], model: VAE, progress: Progress) -> None:
@@ -214,6 +216,7 @@ class Checkpointer(keras.callbacks.Callback):
             chief.
         rows: returns the rows of `elbo.csv` so far.
         progress: where the run goes on, as `restore` returned it. Default None, its beginning.
+        epoch_seconds: returns the duration of the epoch so far. Default: 0.0.
         seconds: interval between checkpoints within an epoch, in seconds. Default 60.
         should_stop: is called after each compiled call. If it returns True, the state is saved and
             training ends. Default: never.
@@ -235,11 +238,13 @@ class Checkpointer(keras.callbacks.Callback):
         folder: str | os.PathLike[str] | None,
         rows: Callable[[], list[dict[str, str]]],
         progress: Progress | None = None,
+        epoch_seconds: Callable[[], float] = lambda: 0.0,
         seconds: float = 60.0,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
         self.folder, self.rows = None if folder is None else Path(folder), rows
+        self.epoch_seconds = epoch_seconds
         self.seconds = checks.positive("seconds", seconds)
         self.progress, self.should_stop = progress, should_stop
         self._epoch, self._skipped, self._saved_at = 0, 0, 0.0
@@ -277,7 +282,8 @@ class Checkpointer(keras.callbacks.Callback):
         if self.folder is None:
             return
         metrics = [float(variable.numpy()) for variable in self._metrics()] if step else []
-        save(self.folder, self.model, Progress(epoch, step, metrics, self.rows()))
+        seconds = self.epoch_seconds() if step else 0.0
+        save(self.folder, self.model, Progress(epoch, step, metrics, self.rows(), seconds))
         self._saved_at = time.monotonic()
 
     def _metrics(self) -> list[keras.Variable]:

@@ -102,11 +102,16 @@ def fit(model: VAE, plan: Plan, folder: Path, signals: Signals, team: cluster.Cl
             print(f"Going on after epoch {progress.epoch}, step {progress.step}.", flush=True)
         if progress.epoch >= recipe.epochs:
             return
-    writer = callbacks.ELBOWriter(csv_path, append=progress is not None)
+    writer = callbacks.ELBOWriter(
+        csv_path,
+        append=progress is not None,
+        seconds_before=0.0 if progress is None else progress.seconds,
+    )
     checkpointer = checkpoints.Checkpointer(
         folder / "checkpoints" if team.is_chief else None,
         rows=lambda: writer.rows,
         progress=progress,
+        epoch_seconds=writer.seconds,
         should_stop=lambda: signals.received is not None,
     )
     if team.has_peers:

@@ -164,6 +164,7 @@ def card(
             if entry["name"].endswith("bits_per_dimension")
         },
         start=_start(recipe, made),
+        hours=_hours(recipe, metrics),
         note=page.REFERENCE_NOTE if reference else "",
         captions=page.captions("test", reference),
         figures=figures,
@@ -191,6 +192,23 @@ def _refined(entry: Mapping[str, Any]) -> dict[str, Any]:
         "minutes": round(minutes),
         "full_minutes": round(minutes * images * samples / drawn),
     }
+
+
+def _hours(recipe: presets.Recipe, metrics: Mapping[str, Any]) -> str:
+    """Returns the duration of the training and the processor time that it took at most.
+
+    The result is "" for a preset whose duration was not measured.
+    """
+    if "training_seconds" not in metrics:
+        return ""
+    hours = metrics["training_seconds"] / 3600
+    cores = metrics["provenance"]["hardware"]["cores"]
+    text = f"{hours:.1f} hours on {cores} cores, at most {hours * cores:.1f} core-hours"
+    if recipe.start_from:
+        before = presets.load_metrics(recipe.start_from)
+        if before_text := _hours(presets.load_recipe(recipe.start_from), before):
+            text += f", after that of `{recipe.start_from}`, which took {before_text}"
+    return text
 
 
 def _start(recipe: presets.Recipe, made: Mapping[str, Any]) -> str:

@@ -53,13 +53,14 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
     test = model.paired(pixels, labels)
     likelihood = estimate_likelihood(model, test, num_samples, recipe.seed, num_refined)
     measured = artifacts.measure(model, test, recipe.binarization, recipe.seed, "test")
-    trained = json.loads((run / run_folder.METRICS).read_text(encoding="utf-8"))["provenance"]
+    trained = json.loads((run / run_folder.METRICS).read_text(encoding="utf-8"))
     evaluated = provenance(datasets.fingerprint(x))  # before files of the checkout change
     weights = {"weights_sha256": files.sha256(run / "model.keras")}
     metrics = {
         "preset": name,
         "parameters": model.count_params(),
-        "provenance": trained | weights | {"evaluated": evaluated},
+        "training_seconds": trained["training_seconds"],
+        "provenance": trained["provenance"] | weights | {"evaluated": evaluated},
         "metrics": [
             *likelihood_metrics(model, likelihood, recipe.binarization),
             *measured,
