@@ -154,12 +154,28 @@ def step_function(model: Any, training: bool) -> Callable[[Any, int], dict[str, 
         ]
         return stops[0], *step.checked(model, step.Sums(values, weight[0]), gradients)
 
-    kernel = sums_and_gradient
+    def one_replica(*arguments: Any) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Returns what `read` does for the only replica, which has nobody to add to."""
+        return read(sums_and_gradient(*arguments))
+
+    def several_replicas(*arguments: Any) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Returns what `read` does for the sum of all replicas."""
+        mine = kernel(*arguments)
+        if training:
+            mine = tf.ensure_shape(mine, [message_bytes(model) // 4])
+        # Arrays and networks without state need no other message in a step.
+        return read(tf.distribute.get_replica_context().all_reduce("sum", mine))
+
+    is_alone = model.strategy.num_replicas_in_sync == 1
+    outcome, kernel = one_replica if is_alone else several_replicas, sums_and_gradient
     if not model.run_eagerly:
-        read = graphs.compiled(read, jit_compile=model.uses_xla)
         # The replicas meet where a layer assigns its state, which they cannot do inside a kernel.
-        if not state:
+        if is_alone and not state:
+            outcome = graphs.compiled(one_replica, jit_compile=model.uses_xla)
+        elif not state:
             kernel = graphs.compiled(sums_and_gradient, jit_compile=model.uses_xla)
+        if not is_alone:
+            read = graphs.compiled(read, jit_compile=model.uses_xla)
 
     def replica(batch: Any, wants_stop: tf.Tensor, first_row: tf.Tensor) -> tuple[Any, ...]:
         """Returns what `read` does, the rows of the global batch, and whether an epoch ends."""
@@ -169,13 +185,10 @@ def step_function(model: Any, training: bool) -> Callable[[Any, int], dict[str, 
         rows, row = step.num_rows(share.examples), first_row + tf.cast(share.row, tf.int64)
         examples = _with_rows_for_all(share.examples, state, context) if state else share.examples
         draws = model.draws(rows, model.train_counter if training else 0, row, training)
-        mine = kernel(
+        found = outcome(
             examples, share.weights, share.total_weight, share.fraction, draws, wants_stop
         )
-        if training:
-            mine = tf.ensure_shape(mine, [message_bytes(model) // 4])
-        # Arrays and networks without state need no other message in a step.
-        return *read(context.all_reduce("sum", mine)), share.batch, share.ends_epoch
+        return *found, share.batch, share.ends_epoch
 
     def global_step(iterator: Any, wants_stop: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Returns the totals of a step, whether a worker wants to stop, and if an epoch ends."""
