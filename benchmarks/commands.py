@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import tiles
 from benchmarks.alone import HIDE_PEERS
 from benchmarks.gate import peak_rss
 from benchmarks.race import Ratio, race
@@ -142,6 +143,8 @@ def why_skipped(case: str) -> str | None:
         and not (_ROOT / "saved_models" / _PRESET / "model.keras").exists()
     ):
         return f"saved_models/{_PRESET} holds no weights yet"
+    if case == "train_photographs" and not tiles.photographs():
+        return f"it needs Debian's package {tiles.PACKAGE}, which is not installed"
     return None
 
 

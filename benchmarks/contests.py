@@ -378,7 +378,10 @@ def _prepare(contest: Contest, folder: Path, say: Callable[[str], None]) -> None
     process.start()
     process.join()
     if process.exitcode:
-        raise RuntimeError("MNIST could not be loaded; its lines are above")
+        raise RuntimeError(
+            "A case needs its images and weights. Received: a process that could not write them. "
+            "Its error is above."
+        )
     if contest.trained:
         say(f"training for {_TRAINED_EPOCHS} epochs first")
         fit = ("ours:fit_conv", 100, 10000) if contest.conv else ("ours:fit", 200, 60000)

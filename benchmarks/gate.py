@@ -95,6 +95,8 @@ class Worker:
     def __init__(self, target: str, workload: Workload) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
+        # A daemon may not start processes, and PyTorch's loader starts its workers. They are not
+        # stopped with the contestant. Between two slices they have nothing to do.
         self._process = context.Process(target=_serve, args=(target, workload, theirs))
         self._process.start()
         theirs.close()

@@ -7,38 +7,47 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vae_keras.data import photographs
-
 PACKAGE = "mate-backgrounds"
 """The Debian package that holds the photographs."""
 
 SHAPE = (128, 128, 3)
 """Shape of a tile."""
 
-_PER_PHOTOGRAPH, _FOR_TESTING = 20, 5  # of the twelve photographs
+_NATURE = "share/backgrounds/mate/nature"
+
+_PER_PHOTOGRAPH, _FOR_TESTING = 20, 5  # tiles; the last five are for testing
 _WIDTH = 1280  # to which a photograph is reduced before it is cut
+
+
+def photographs(root: Path = Path("/usr")) -> list[Path]:
+    """Returns the paths of the photographs by name, or [] where the package is not installed.
+
+    Args:
+        root: folder in which the package is installed. Default "/usr".
+    """
+    return sorted((root / _NATURE).glob("*.jpg"))
 
 
 def write(folder: Path, root: Path = Path("/usr")) -> None:
     """Cuts the photographs into tiles and writes them into the folders `train` and `test`.
 
     Args:
-        folder: gets the two folders.
+        folder: where the folders `train` and `test` are made.
         root: folder in which the package is installed. Default "/usr".
 
     Raises:
         FileNotFoundError: if the package is not installed.
     """
-    names = [name for name in photographs.NAMES if "/mate/" in name]
-    if not all((root / name).exists() for name in names):
+    paths = photographs(root)
+    if not paths:
         raise FileNotFoundError(
             f"This case takes the photographs of Debian's package {PACKAGE}. Received: a machine "
             f"without it. Install {PACKAGE}."
         )
     for part in ("train", "test"):
         (folder / part).mkdir(parents=True)
-    for number, name in enumerate(names):
-        with Image.open(root / name) as image:
+    for number, path in enumerate(paths):
+        with Image.open(path) as image:
             height = round(image.height * _WIDTH / image.width)
             photograph = np.asarray(image.convert("RGB").resize((_WIDTH, height)))
         corners = [

@@ -30,8 +30,8 @@ class Workload:
     """What a contestant works on.
 
     Attributes:
-        folder: holds `x_train.npy`, `x_test.npy` (uint8 [N, 784]), `weights.npz`, and room for
-            what a contestant must write.
+        folder: holds `weights.npz`, and room for what a contestant must write. It holds
+            `x_train.npy` and `x_test.npy`, uint8 [N, 784], or the folder `tiles` of image files.
         batch_size: images a training step.
         num_images: images a slice.
         shape: of an image, (H, W, C). Default (28, 28, 1).
@@ -181,7 +181,7 @@ def judge_elbo(
 
     Args:
         weights: as `Workload.weights`.
-        images: in [0, 1], float32 [N, 784].
+        images: in [0, 1], float32 [N, H * W * C].
         networks: what the weights are of. Default the network of `LAYERS`.
         seed: of the posterior's noise. Default 0.
 

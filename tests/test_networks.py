@@ -381,6 +381,16 @@ def test_both_forms_of_a_transposed_convolution_agree(size, filters, jit_compile
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_a_transposed_convolution_outside_of_a_call_keeps_the_policy(policy):
+    """`infer` of a top-down decoder is such a place."""
+    given = {"strides": 2, "padding": "same", "data_format": "channels_last", "dtype": policy}
+    layer = keras.layers.Conv2DTranspose(1, 5, **given)
+    layer.build((None, None, None, 6))
+    x = np.random.default_rng(0).standard_normal((2, 4, 3, 6)).astype(np.float32)
+    assert transposed(layer, x).dtype == layer(x).dtype == layer.compute_dtype
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_a_transposed_convolution_keeps_the_policy(policy):
     decoder = ConvDecoder(widths=(4,), dtype=policy)
     plain = ConvDecoder(widths=(4,))

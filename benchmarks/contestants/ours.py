@@ -23,7 +23,7 @@ from benchmarks.workload import (
     Workload,
 )
 from vae_keras import VAE, ConvDecoder, ConvEncoder, evaluation
-from vae_keras.data import open_images, pipelines
+from vae_keras.data import own_images, pipelines
 
 _FOR_EVER = np.iinfo(np.int32).max
 
@@ -50,9 +50,10 @@ def _fit_conv(vae: VAE, workload: Workload, gate: Gate, images: Any = None) -> N
 
 
 def fit_photographs(workload: Workload, gate: Gate) -> None:
-    """`VAE.fit` on a folder of image files, opened once: the images come from its cache."""
+    """`VAE.fit` on a folder of image files, which are decoded once into the cache on the disk."""
     os.environ["XDG_CACHE_HOME"] = str(workload.folder)
-    images = open_images(workload.folder / "tiles", say=lambda _: None).images.x_train
+    own_images.IN_MEMORY = 0  # so few images would be decoded into memory
+    images = own_images.open_images(workload.folder / "tiles", say=lambda _: None).images.x_train
     _fit_conv(conv_vae(shape=workload.shape, binarization="none"), workload, gate, images)
 
 
@@ -60,10 +61,10 @@ def fit_photographs_without_pipeline(workload: Workload, gate: Gate) -> None:
     """The same fed with one and the same batch: no reading, no shuffling."""
     pipeline = pipelines.batches
 
+    # Two batches of this size would be too large for one call, so `fit` reads single batches.
     def frozen(*arguments: Any, **options: Any) -> tf.data.Dataset:
         dataset = pipeline(*arguments, **options)
-        first = next(iter(dataset))
-        return tf.data.Dataset.from_tensors(first).repeat(len(list(dataset)))
+        return tf.data.Dataset.from_tensors(next(iter(dataset))).repeat(dataset.cardinality())
 
     pipelines.batches = frozen
     fit_photographs(workload, gate)

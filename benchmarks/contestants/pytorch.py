@@ -96,14 +96,14 @@ def loop(
     vae: TorchVAE,
     wrap: Wrapper,
 ) -> None:
-    """Epoch after epoch of the usual loop.
+    """Trains epoch after epoch, as the usual loop does.
 
     Args:
         batches: starts an epoch and yields its batches, float32 [N, pixels].
         num_images: images in an epoch.
-        gate: of the contestant.
+        gate: the contestant's gate.
         vae: the model.
-        wrap: makes of the model what computes its loss.
+        wrap: takes the model and returns the function that computes its loss.
     """
     torch.manual_seed(0)
     loss_of = wrap(vae)

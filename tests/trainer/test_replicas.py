@@ -35,7 +35,7 @@ def found(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "replicas"),
-    [("arrays", 1), ("arrays", 2), ("arrays", 4), ("dataset", 2), ("weighted", 2)],
+    [("arrays", 2), ("arrays", 4), ("compiled", 2), ("dataset", 2), ("weighted", 2)],
 )
 def test_replicas_change_nothing_beyond_float_error(found, case, replicas):
     one, several = found[case, 0], found[case, replicas]
@@ -78,7 +78,7 @@ def shared(strategy, steps="auto", optimizer=keras.optimizers.Adam, xla=False):
 
 
 def test_one_replica_takes_the_steps_of_no_strategy(strategy, digits):
-    """It has nobody to send a message to."""
+    """One replica trains to the same weights as a model without a strategy."""
     one, plain = shared(strategy), small_vae()
     plain.compile(keras.optimizers.Adam(0.01), jit_compile=False)
     histories = [vae.fit(digits[:50], batch_size=20, epochs=2, verbose=0) for vae in (one, plain)]

@@ -194,8 +194,10 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, 
     [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
 )
 def test_a_signal_saves_the_state_and_says_how_to_go_on(
-    tmp_path, number, code, capsys, monkeypatch, small_training
+    tmp_path, number, code, capsys, monkeypatch, fast_training
 ):
+    checkpointer = checkpoints.Checkpointer
+
     class Signalled(checkpoints.Checkpointer):
         def on_train_batch_end(self, batch, logs=None):
             os.kill(os.getpid(), number)
@@ -207,7 +209,13 @@ def test_a_signal_saves_the_state_and_says_how_to_go_on(
     error = capsys.readouterr().err
     assert error.startswith("\nStopped in epoch 0 after step ")
     assert error.endswith(f"the state is saved in {folder}. Run the same command to go on.\n")
-    assert list((folder / "checkpoints").glob("*.json"))
+    (state,) = (folder / "checkpoints").glob("*.json")
+    progress = json.loads(state.read_text())
+    assert 0.0 < progress["seconds"] < 100.0
+    state.write_text(json.dumps(progress | {"seconds": 100.0}))
+    monkeypatch.setattr(checkpoints, "Checkpointer", checkpointer)
+    run.train(config(folder))
+    assert 100.0 <= float(callbacks.read_elbo_csv(folder / "elbo.csv")[0]["seconds"]) < 200.0
 
 
 @pytest.mark.slow

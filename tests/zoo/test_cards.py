@@ -111,16 +111,20 @@ def test_a_card_shows_what_labels_bring():
 
 def test_a_card_says_how_long_training_took(monkeypatch):
     recipe, metrics = presets.load_recipe("mlp_mnist"), presets.load_metrics("mlp_mnist")
-    timed = metrics | {"training_seconds": 5400.0}
+    timed = metrics | {"training_seconds": 5401.0}
     cores = metrics["provenance"]["hardware"]["cores"]
-    took = f"1.5 hours on {cores} cores, at most {1.5 * cores:.1f} core-hours"
-    assert f" Training took {took}.\n" in cards.card(recipe, timed, None, [])
-    assert "Training took" not in cards.card(recipe, metrics, None, [])
+    took = f"1.5 hours on {cores} cores, at most {1.5 * cores + 0.1:.1f} core-hours"
+    assert f" The epochs took {took}.\n" in cards.card(recipe, timed, None, [])
+    assert "epochs took" not in cards.card(recipe, metrics, None, [])
     monkeypatch.setattr(presets, "load_metrics", lambda name: timed)
     later = dataclasses.replace(recipe, start_from="mlp_mnist")
-    made = metrics["provenance"] | {presets.START_HASH: "0" * 64}
-    text = cards.card(later, timed | {"provenance": made}, None, [])
-    assert f" Training took {took}, after that of `mlp_mnist`, which took {took}.\n" in text
+    made = metrics["provenance"]
+    for start, text in (
+        (made["weights_sha256"], f"{took}, after that of `mlp_mnist`, which took {took}"),
+        ("0" * 64, took),  # other weights, whose training may have taken another time
+    ):
+        started = timed | {"provenance": made | {presets.START_HASH: start}}
+        assert f" The epochs took {text}.\n" in cards.card(later, started, None, [])
 
 
 def test_a_card_shows_what_levels_of_latents_bring():

@@ -2,9 +2,9 @@
 
 The loss is a weighted mean over the global batch. Each replica takes its rows of that batch and
 computes sums and gradients, one all-reduce adds those of all replicas, and each replica applies
-the same gradient. Replicas may hold unequal weights: a ragged last batch, sample weights, or no
-row at all. Noise is keyed by the place of a row in the global batch. The number of replicas
-therefore changes nothing beyond float error.
+the same gradient. A single replica adds nothing and sends no message. Replicas may hold unequal
+weights: a ragged last batch, sample weights, or no row at all. Noise is keyed by the place of a row
+in the global batch. The number of replicas therefore changes nothing beyond float error.
 
 References:
     Patarasuk & Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations".
@@ -155,7 +155,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any, int], dict[str, 
         return stops[0], *step.checked(model, step.Sums(values, weight[0]), gradients)
 
     def one_replica(*arguments: Any) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Returns what `read` does for the only replica, which has nobody to add to."""
+        """Returns what `read` does for the sums of the only replica."""
         return read(sums_and_gradient(*arguments))
 
     def several_replicas(*arguments: Any) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
@@ -166,16 +166,15 @@ def step_function(model: Any, training: bool) -> Callable[[Any, int], dict[str, 
         # Arrays and networks without state need no other message in a step.
         return read(tf.distribute.get_replica_context().all_reduce("sum", mine))
 
-    is_alone = model.strategy.num_replicas_in_sync == 1
-    outcome, kernel = one_replica if is_alone else several_replicas, sums_and_gradient
+    is_single = model.strategy.num_replicas_in_sync == 1
+    kernel, outcome = sums_and_gradient, one_replica if is_single else several_replicas
     if not model.run_eagerly:
+        compiled = functools.partial(graphs.compiled, jit_compile=model.uses_xla)
         # The replicas meet where a layer assigns its state, which they cannot do inside a kernel.
-        if is_alone and not state:
-            outcome = graphs.compiled(one_replica, jit_compile=model.uses_xla)
-        elif not state:
-            kernel = graphs.compiled(sums_and_gradient, jit_compile=model.uses_xla)
-        if not is_alone:
-            read = graphs.compiled(read, jit_compile=model.uses_xla)
+        if is_single:
+            outcome = outcome if state else compiled(one_replica)
+        else:
+            kernel, read = kernel if state else compiled(kernel), compiled(read)
 
     def replica(batch: Any, wants_stop: tf.Tensor, first_row: tf.Tensor) -> tuple[Any, ...]:
         """Returns what `read` does, the rows of the global batch, and whether an epoch ends."""

@@ -38,8 +38,8 @@ class ELBOWriter(keras.callbacks.Callback):
     Args:
         path: the CSV file, or None to write the console only. Default None.
         append: whether rows of epochs before the first trained one are kept. Default False.
-        seconds_before: duration of the part of the first epoch that an earlier process trained.
-            Default 0.0.
+        seconds_before: how long an earlier process trained the first epoch, in seconds. Default
+            0.0.
 
     Raises:
         checks.InputError: at the start of training, if the file to append to has other columns.
@@ -71,7 +71,7 @@ class ELBOWriter(keras.callbacks.Callback):
         self._start = time.perf_counter()
 
     def seconds(self) -> float:
-        """Returns the duration of the epoch so far."""
+        """Returns the duration of the epoch so far, in seconds."""
         return self._before + time.perf_counter() - self._start
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:

@@ -38,7 +38,7 @@ class Progress:
         step: number of complete steps of the epoch after them.
         metrics: values of the metrics' variables if `step` is not 0, else [].
         rows: rows of `elbo.csv` so far.
-        seconds: duration of the epoch after the complete ones so far. Default 0.0.
+        seconds: duration so far of the epoch after the complete ones, in seconds. Default 0.0.
     """
 
     epoch: int
@@ -216,10 +216,11 @@ class Checkpointer(keras.callbacks.Callback):
             chief.
         rows: returns the rows of `elbo.csv` so far.
         progress: where the run goes on, as `restore` returned it. Default None, its beginning.
-        epoch_seconds: returns the duration of the epoch so far. Default: 0.0.
         seconds: interval between checkpoints within an epoch, in seconds. Default 60.
         should_stop: is called after each compiled call. If it returns True, the state is saved and
             training ends. Default: never.
+        epoch_seconds: returns the duration of the epoch so far, in seconds. Default: a function
+            that returns 0.0.
 
     Raises:
         Stopped: from `fit`, after `should_stop` returned True.
@@ -238,9 +239,9 @@ class Checkpointer(keras.callbacks.Callback):
         folder: str | os.PathLike[str] | None,
         rows: Callable[[], list[dict[str, str]]],
         progress: Progress | None = None,
-        epoch_seconds: Callable[[], float] = lambda: 0.0,
         seconds: float = 60.0,
         should_stop: Callable[[], bool] = lambda: False,
+        epoch_seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
         super().__init__()
         self.folder, self.rows = None if folder is None else Path(folder), rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -195,16 +196,17 @@ def _refined(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hours(recipe: presets.Recipe, metrics: Mapping[str, Any]) -> str:
-    """Returns the duration of the training and the processor time that it took at most.
+    """Returns the duration of the epochs and an upper bound of the processor time they took.
 
-    The result is "" for a preset whose duration was not measured.
+    The bound is rounded up. The result is "" for a preset whose duration was not measured.
     """
     if "training_seconds" not in metrics:
         return ""
     hours = metrics["training_seconds"] / 3600
     cores = metrics["provenance"]["hardware"]["cores"]
-    text = f"{hours:.1f} hours on {cores} cores, at most {hours * cores:.1f} core-hours"
-    if recipe.start_from:
+    bound = math.ceil(10 * hours * cores) / 10
+    text = f"{hours:.1f} hours on {cores} cores, at most {bound:.1f} core-hours"
+    if _start(recipe, metrics["provenance"]) == "current":
         before = presets.load_metrics(recipe.start_from)
         if before_text := _hours(presets.load_recipe(recipe.start_from), before):
             text += f", after that of `{recipe.start_from}`, which took {before_text}"

@@ -45,6 +45,9 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
         >>> folder = publish(Path("runs/mlp_mnist"))  # doctest: +SKIP
     """
     name, recipe = _recipe(run)
+    trained = json.loads((run / run_folder.METRICS).read_text(encoding="utf-8"))
+    # Runs of earlier versions did not measure the duration.
+    duration = {key: trained[key] for key in ("training_seconds",) if key in trained}
     target = presets.folder() / name
     model = keras_file.load(run / "model.keras")
     dataset = datasets.load(recipe.data)
@@ -53,13 +56,12 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
     test = model.paired(pixels, labels)
     likelihood = estimate_likelihood(model, test, num_samples, recipe.seed, num_refined)
     measured = artifacts.measure(model, test, recipe.binarization, recipe.seed, "test")
-    trained = json.loads((run / run_folder.METRICS).read_text(encoding="utf-8"))
     evaluated = provenance(datasets.fingerprint(x))  # before files of the checkout change
     weights = {"weights_sha256": files.sha256(run / "model.keras")}
     metrics = {
         "preset": name,
         "parameters": model.count_params(),
-        "training_seconds": trained["training_seconds"],
+        **duration,
         "provenance": trained["provenance"] | weights | {"evaluated": evaluated},
         "metrics": [
             *likelihood_metrics(model, likelihood, recipe.binarization),
