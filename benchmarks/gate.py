@@ -163,6 +163,8 @@ def _serve(target: str, workload: Workload, connection: Connection) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
+    # TensorFlow leaves oneDNN off on some processors. Our command line turns it on.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     module, function = target.split(":")
     if module not in ("jax_scan", "pythae_vae"):
         hide_peers()

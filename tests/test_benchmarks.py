@@ -8,6 +8,7 @@ import math
 import os
 import re
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -330,3 +331,9 @@ def test_tiles_of_a_photograph_are_written_once_each(tmp_path):
     assert train.shape == (2 * 15, math.prod(tiles.SHAPE))
     assert test.shape == (2 * 5, math.prod(tiles.SHAPE))
     assert len(np.unique(np.concatenate([train, test]), axis=0)) == 20
+
+
+def test_the_driver_does_not_load_tensorflow():
+    """The peak memory of a command would be that of the driver."""
+    code = "import benchmarks.__main__, sys; sys.exit('tensorflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=results.FOLDER.parents[1], check=True)
