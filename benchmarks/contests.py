@@ -67,7 +67,7 @@ class Contest:
         tolerance: in the judge's unit.
         check_slices: slices before the check. Default 1.
         conv: whether the weights are the convolutional networks'. Default False.
-        tiles: whether the images are tiles of photographs, in files. Default False.
+        photographs: whether the images are tiles of photographs, in files. Default False.
     """
 
     name: str
@@ -79,12 +79,17 @@ class Contest:
     tolerance: float
     check_slices: int = 1
     conv: bool = False
-    tiles: bool = False
+    photographs: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape of an image."""
-        return tiles.SHAPE if self.tiles else DIGIT
+        return tiles.SHAPE if self.photographs else DIGIT
+
+
+def _entries(num_images: int, targets: Mapping[str, str], floor: bool = False) -> tuple[Entry, ...]:
+    """Makes contestants whose slices have the same number of images, from names and functions."""
+    return tuple(Entry(name, target, num_images, floor) for name, target in targets.items())
 
 
 def _training(batch_size: int, num_images: int) -> Contest:
@@ -107,8 +112,8 @@ def _training(batch_size: int, num_images: int) -> Contest:
         name=f"train_{batch_size}",
         title=f"Training at batch size {batch_size}",
         entries=(
-            *(Entry(name, target, num_images) for name, target in targets.items()),
-            *(Entry(name, target, num_images, floor=True) for name, target in floors.items()),
+            *_entries(num_images, targets),
+            *_entries(num_images, floors, floor=True),
         ),
         batch_size=batch_size,
         trained=False,
@@ -179,20 +184,23 @@ _CONV = Contest(
     name="train_conv",
     title="Training residual convolutional networks at batch size 100",
     entries=(
-        Entry("ours, VAE.fit", "ours:fit_conv", 10000),
-        Entry("PyTorch, eager, fused Adam", "pytorch_conv:eager", 10000),
-        Entry("PyTorch, torch.compile", "pytorch_conv:compiled", 10000),
-        Entry("PyTorch, channels last", "pytorch_conv:channels_last", 10000),
-        Entry(
-            "PyTorch, channels last, torch.compile", "pytorch_conv:channels_last_compiled", 10000
-        ),
-        *(
-            (
-                Entry("ours, VAE.fit in bfloat16", "ours:fit_conv_bfloat16", 10000),
-                Entry("PyTorch, its best in bfloat16", "pytorch_conv:bfloat16", 10000),
-            )
-            if results.has_bfloat16()
-            else ()
+        *_entries(
+            10000,
+            {
+                "ours, VAE.fit": "ours:fit_conv",
+                "PyTorch, eager, fused Adam": "pytorch_conv:eager",
+                "PyTorch, torch.compile": "pytorch_conv:compiled",
+                "PyTorch, channels last": "pytorch_conv:channels_last",
+                "PyTorch, channels last, torch.compile": "pytorch_conv:channels_last_compiled",
+            }
+            | (
+                {
+                    "ours, VAE.fit in bfloat16": "ours:fit_conv_bfloat16",
+                    "PyTorch, its best in bfloat16": "pytorch_conv:bfloat16",
+                }
+                if results.has_bfloat16()
+                else {}
+            ),
         ),
         Entry("floor: convolutions of PyTorch", "floor_conv:train", 10000, floor=True),
     ),
@@ -207,24 +215,25 @@ _CONV = Contest(
 _PHOTOGRAPHS = Contest(
     name="train_photographs",
     title="Training on a folder of photographs, 128 x 128 x 3, with convolutions",
-    entries=(
-        Entry("ours, VAE.fit", "ours:fit_photographs", 180),
-        Entry("ours, input pipeline removed", "ours:fit_photographs_without_pipeline", 180),
-        Entry("PyTorch, its loader", "pytorch_conv:photographs", 180),
-        Entry("PyTorch, its loader, channels last", "pytorch_conv:photographs_channels_last", 180),
-        Entry(
-            "PyTorch, its loader, channels last, torch.compile",
-            "pytorch_conv:photographs_channels_last_compiled",
-            180,
-        ),
+    entries=_entries(
+        180,
+        {
+            "ours, VAE.fit": "ours:fit_photographs",
+            "ours, input pipeline removed": "ours:fit_photographs_without_pipeline",
+            "PyTorch, its loader": "pytorch_conv:photographs",
+            "PyTorch, its loader, channels last": "pytorch_conv:photographs_channels_last",
+            "PyTorch, its loader, channels last, torch.compile": (
+                "pytorch_conv:photographs_channels_last_compiled"
+            ),
+        },
     ),
     batch_size=60,
     trained=False,
     judge="photographs_elbo",
-    tolerance=1500.0,  # nats of about 30,000
+    tolerance=1000.0,  # nats: five seeds differ by 630, and the nine steps before gain 2,500
     check_slices=3,
     conv=True,
-    tiles=True,
+    photographs=True,
 )
 
 _LIKELIHOOD = Contest(
@@ -403,7 +412,7 @@ def _write_images(folder: Path, contest: Contest) -> None:
         write_weights(folder, ours.conv_vae(shape=contest.shape).get_weights())
     else:
         write_weights(folder, initial_weights())
-    if contest.tiles:
+    if contest.photographs:
         tiles.write(folder / "tiles")
         return
     images = datasets.load_mnist()
@@ -420,7 +429,7 @@ def _check(
     """Judges each outcome, holds it against the reference's, and returns the figures."""
     if contest.judge == "none":
         return {}
-    if contest.tiles:
+    if contest.photographs:
         images = tiles.read(folder / "tiles" / "test") / np.float32(255.0)
     else:
         images = binary(np.load(folder / "x_test.npy")[:_JUDGED])

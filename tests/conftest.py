@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -135,9 +136,17 @@ def trainable(names: Iterable[str], fast: Iterable[str] | None = None) -> list:
 
 
 def slow_except(fast: Iterable, entries: Iterable) -> list:
-    """The entries as a test's parameters; those that are not among the fast ones are slow."""
+    """The entries as a test's parameters; those that are not among the fast ones are slow.
+
+    A tuple holds a value for each of several parameters.
+    """
     kept = list(fast)
-    return [pytest.param(e, marks=() if e in kept else pytest.mark.slow) for e in entries]
+
+    def parameter(entry: Any) -> Any:
+        values = entry if isinstance(entry, tuple) else [entry]
+        return pytest.param(*values, marks=() if entry in kept else pytest.mark.slow)
+
+    return [parameter(entry) for entry in entries]
 
 
 def covering(*tables: Iterable) -> list:

@@ -64,7 +64,7 @@ def fit_photographs_without_pipeline(workload: Workload, gate: Gate) -> None:
     # Two batches of this size would be too large for one call, so `fit` reads single batches.
     def frozen(*arguments: Any, **options: Any) -> tf.data.Dataset:
         dataset = pipeline(*arguments, **options)
-        return tf.data.Dataset.from_tensors(next(iter(dataset))).repeat(dataset.cardinality())
+        return _first_of(dataset).repeat(dataset.cardinality())
 
     pipelines.batches = frozen
     fit_photographs(workload, gate)
@@ -119,8 +119,7 @@ def fit_without_pipeline(workload: Workload, gate: Gate) -> None:
     pipeline = pipelines.stacks
 
     def frozen(*arguments: Any, **options: Any) -> tf.data.Dataset:
-        first = next(iter(pipeline(*arguments, **options)))
-        return tf.data.Dataset.from_tensors(first).repeat()
+        return _first_of(pipeline(*arguments, **options)).repeat()
 
     pipelines.stacks = frozen
     _fit(_compiled(workload), workload, gate)
@@ -160,6 +159,11 @@ def _compiled(workload: Workload) -> VAE:
 
 def _images(workload: Workload) -> np.ndarray:
     return workload.train_images().reshape(-1, 28, 28, 1)
+
+
+def _first_of(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The first element of a pipeline, with its options: the tuner may delay an epoch's end."""
+    return tf.data.Dataset.from_tensors(next(iter(dataset))).with_options(dataset.options())
 
 
 def _passes(gate: Gate, vae: VAE, images: np.ndarray) -> GateCallback:

@@ -68,10 +68,8 @@ def weighted(vae):
 
 
 found = {}
-for case, counts in (
-    *((arrays, (0, 2, 4)), (compiled, (0, 2))),
-    *((dataset, (0, 2)), (weighted, (0, 2))),
-):
+cases = {arrays: (0, 2, 4), compiled: (0, 2), dataset: (0, 2), weighted: (0, 2)}
+for case, counts in cases.items():
     for replicas in counts:  # 0 is no strategy
         collective = case is arrays and replicas == 2
         scope = strategy(replicas, collective).scope() if replicas else contextlib.nullcontext()

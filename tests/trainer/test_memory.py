@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import small_vae
+from tests.conftest import slow_except, small_vae
 from vae_keras import ELBO, IWAE, VAE, evaluation
 
 MEGABYTE = 2**20
@@ -55,11 +55,7 @@ FAST = [("fit arrays", "ELBO"), ("sample", "IWAE"), ("estimate the likelihood", 
 
 
 @pytest.mark.parametrize(
-    ("use", "objective"),
-    [
-        pytest.param(*case, marks=() if case in FAST else pytest.mark.slow)
-        for case in itertools.product(USES, OBJECTIVES)
-    ],
+    ("use", "objective"), slow_except(FAST, itertools.product(USES, OBJECTIVES))
 )
 def test_no_graph_outlives_its_model(digits, use, objective):
     def used() -> None:

@@ -87,10 +87,10 @@ def test_one_replica_takes_the_steps_of_no_strategy(strategy, digits):
         np.testing.assert_allclose(ours, theirs, rtol=0.0, atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    ("steps", "ends"),
-    [pytest.param("auto", [5, 5], marks=pytest.mark.slow), (4, [3, 7, 3, 7])],
-)
+CALLS = {4: [3, 7, 3, 7], "auto": [5, 5]}
+
+
+@pytest.mark.parametrize(("steps", "ends"), slow_except([(4, CALLS[4])], CALLS.items()))
 def test_several_batches_a_call_change_no_bit(strategy, digits, steps, ends):
     """Six batches, the last one ragged, in calls that hold all of them or end in the middle."""
     several, one = shared(strategy, steps), shared(strategy, 1)

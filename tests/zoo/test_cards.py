@@ -115,12 +115,13 @@ def test_a_card_says_how_long_training_took(monkeypatch):
     cores = metrics["provenance"]["hardware"]["cores"]
     took = f"1.5 hours on {cores} cores, at most {1.5 * cores + 0.1:.1f} core-hours"
     assert f" The epochs took {took}.\n" in cards.card(recipe, timed, None, [])
-    assert "epochs took" not in cards.card(recipe, metrics, None, [])
+    for untimed in (metrics, metrics | {"training_seconds": None}):
+        assert "epochs took" not in cards.card(recipe, untimed, None, [])
     monkeypatch.setattr(presets, "load_metrics", lambda name: timed)
     later = dataclasses.replace(recipe, start_from="mlp_mnist")
     made = metrics["provenance"]
     for start, text in (
-        (made["weights_sha256"], f"{took}, after that of `mlp_mnist`, which took {took}"),
+        (made["weights_sha256"], f"{took}, after those of `mlp_mnist`, which took {took}"),
         ("0" * 64, took),  # other weights, whose training may have taken another time
     ):
         started = timed | {"provenance": made | {presets.START_HASH: start}}

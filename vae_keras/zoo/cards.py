@@ -200,16 +200,17 @@ def _hours(recipe: presets.Recipe, metrics: Mapping[str, Any]) -> str:
 
     The bound is rounded up. The result is "" for a preset whose duration was not measured.
     """
-    if "training_seconds" not in metrics:
+    seconds = metrics.get("training_seconds")
+    if seconds is None:
         return ""
-    hours = metrics["training_seconds"] / 3600
+    hours = seconds / 3600
     cores = metrics["provenance"]["hardware"]["cores"]
     bound = math.ceil(10 * hours * cores) / 10
     text = f"{hours:.1f} hours on {cores} cores, at most {bound:.1f} core-hours"
     if _start(recipe, metrics["provenance"]) == "current":
         before = presets.load_metrics(recipe.start_from)
         if before_text := _hours(presets.load_recipe(recipe.start_from), before):
-            text += f", after that of `{recipe.start_from}`, which took {before_text}"
+            text += f", after those of `{recipe.start_from}`, which took {before_text}"
     return text
 
 

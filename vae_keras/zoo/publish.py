@@ -46,8 +46,6 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
     """
     name, recipe = _recipe(run)
     trained = json.loads((run / run_folder.METRICS).read_text(encoding="utf-8"))
-    # Runs of earlier versions did not measure the duration.
-    duration = {key: trained[key] for key in ("training_seconds",) if key in trained}
     target = presets.folder() / name
     model = keras_file.load(run / "model.keras")
     dataset = datasets.load(recipe.data)
@@ -61,7 +59,7 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
     metrics = {
         "preset": name,
         "parameters": model.count_params(),
-        **duration,
+        "training_seconds": trained.get("training_seconds"),  # None: a run of an earlier version
         "provenance": trained["provenance"] | weights | {"evaluated": evaluated},
         "metrics": [
             *likelihood_metrics(model, likelihood, recipe.binarization),
