@@ -87,7 +87,8 @@ def run(name: str) -> None:
     model = VAE.from_preset(name)
     x_train, y_train = images.x_train[:kept], images.y_train[:kept]
     pixels = [x.reshape(len(x), -1).astype(np.float32) / 255 for x in (x_train, images.x_test)]
-    pca = PCA(model.latent_dim, random_state=0).fit(pixels[0])
+    # There are not more components than pixels, and latents in groups may be more.
+    pca = PCA(min(model.latent_dim, pixels[0].shape[1]), random_state=0).fit(pixels[0])
     test = model.paired(images.x_test, images.y_test)
     features = {
         "posterior means": (

@@ -90,7 +90,8 @@ def test_samples_of_a_learned_prior_say_so(tmp_path, monkeypatch):
 
 def test_figures_takes_a_keras_file(tmp_path):
     weights = presets.folder() / "mlp_mnist" / "model.keras"
-    assert main(["figures", "--model", str(weights), "--to", str(tmp_path)]) == 0
+    given = ["--model", str(weights), "--data", "mnist"]
+    assert main(["figures", *given, "--to", str(tmp_path)]) == 0
     names = {path.name for path in tmp_path.glob("*.png")}
     assert names == FIGURES
 
@@ -154,7 +155,7 @@ def test_own_images_are_scaled_to_the_models_shape(photos_run, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "--data must name the images if a model was trained on own images"),
+        ([], "--data must name the images unless a model was trained on a set with a name"),
         (["--data", "nowhere"], "data must be one of: mnist, fashion_mnist, photographs, cifar10"),
         (["--data", "mnist"], "must hold images of the model's shape (7, 5, 3)"),
     ],
@@ -171,7 +172,7 @@ def test_data_of_another_kind_gets_one_line(photos_run, arguments, sentence, cap
 @pytest.mark.parametrize(
     ("content", "data"),
     [
-        (None, "mnist"),
+        (None, None),
         ('{"data": "fashion_mnist"}', "fashion_mnist"),
         ('{"data": "photos"}', "photos"),
         ("{}", "mnist"),

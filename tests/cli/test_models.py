@@ -97,6 +97,22 @@ def test_a_division_that_comes_with_the_data_is_kept(model, photos_run, tmp_path
     assert (len(x), kind) == (3, "validation")
 
 
+def test_of_a_division_of_the_same_images_those_trained_on_are_left_out(
+    model, photos, photos_run, tmp_path, capsys
+):
+    """Another fold of a cross-validation tests images that this model has seen."""
+    dataset = own_images.open_images(photos)
+    for part, shown in (("train", dataset.images.x_test), ("test", dataset.images.x_train)):
+        (tmp_path / "fold" / part).mkdir(parents=True)
+        for index, image in enumerate(shown):
+            Image.fromarray(image).save(tmp_path / "fold" / part / f"{index:02d}.png")
+    x, _, kind, _, names = held(model, photos_run, tmp_path / "fold")
+    assert (len(x), len(names), kind) == (5, 5, "test")
+    assert "Left out, because the model trained on them: 49 others." in capsys.readouterr().out
+    trained = {image.tobytes() for image in dataset.images.x_train[:49]}
+    assert not trained & {image.tobytes() for image in x}
+
+
 def test_images_that_were_all_trained_on_are_refused(model, photos, photos_run, tmp_path):
     dataset = own_images.open_images(photos)
     for index, image in enumerate(dataset.images.x_train[:20]):

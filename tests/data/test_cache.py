@@ -14,7 +14,7 @@ import pytest
 
 from tests.data.conftest import picture
 from tests.data.conftest import same as same_images
-from vae_keras.data import cache, datasets, own_images, store
+from vae_keras.data import cache, datasets, decoding, own_images, store
 from vae_keras.utils import checks
 from vae_keras.utils.rows import Rows
 
@@ -233,6 +233,39 @@ def test_caches_are_listed_and_removed(folder, on_disk):
     cache.remove(entry)
     assert not entry.folder.exists()
     np.asarray(dataset.images.x_train)  # what is mapped stays
+
+
+def test_what_a_killed_maker_left_is_listed_and_removed(folder, on_disk):
+    key = cache.Key(folder.resolve(), None, "")
+    key.folder.mkdir(parents=True)
+    (key.folder / ".writing-0123456789abcdef-pixels-1.u8").write_bytes(bytes(100))
+    (entry,) = cache.entries()
+    assert (entry.source, entry.num_images, entry.size) == ("not finished", 0, 100)
+    with (
+        cache._alone(key.folder, lambda: None),
+        pytest.raises(checks.InputError, match="which another process is making"),
+    ):
+        cache.remove(entry)
+    cache.remove(entry)
+    assert list(cache.entries()) == []
+
+
+def test_waiting_files_are_limited_in_bytes(monkeypatch):
+    """Archives hold the content of each file that waits."""
+    monkeypatch.setattr(decoding, "_WAITING_BYTES", 100)
+    monkeypatch.setattr(decoding.os, "cpu_count", lambda: 2)
+    read = []
+
+    def items():
+        for index in range(20):
+            read.append(index)
+            yield index
+
+    done = []
+    for item, result in decoding._in_order(lambda index: -index, items(), lambda _: 30):
+        assert len(read) - len(done) <= 4
+        done.append((item, result))
+    assert done == [(index, -index) for index in range(20)]
 
 
 def test_the_configuration_names_no_path(folder, on_disk):

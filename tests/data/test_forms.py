@@ -276,6 +276,22 @@ def test_a_prepared_set_of_tfds_comes_with_its_division_and_names(tmp_path):
         own_images.open_images(tmp_path / "birds")
 
 
+@pytest.mark.parametrize("change", ["division", "names"])
+def test_a_changed_division_or_name_of_records_is_read_anew(tmp_path, change, on_disk):
+    root = tmp_path / "birds"
+    for part, rows in (("dev", range(20, 30)), ("train", range(20))):
+        records(root / part / "x.tfrecord", rows, of_tfds)
+    (root / "dev" / "label.labels.txt").write_text("crow\nowl\ntern\n")
+    assert own_images.open_images(root).validation == 10
+    if change == "division":
+        (root / "dev").rename(root / "eval")
+    else:
+        (root / "dev" / "label.labels.txt").write_text("crow\nowl\ngull\n")
+    dataset = own_images.open_images(root)
+    assert dataset.validation == (10 if change == "names" else 0)
+    assert ("gull" in dataset.images.y_train) == (change == "names")
+
+
 def test_one_compressed_file_is_read(tmp_path):
     path = records(tmp_path / "x.tfrecord.gz", range(30), garden, "GZIP")
     with gzip.open(path) as file:

@@ -112,6 +112,15 @@ def test_another_likelihood_than_the_presets_starts_from_fresh_weights(mnist):
     )
 
 
+def test_another_condition_than_the_presets_starts_from_fresh_weights(mnist):
+    dataset = datasets.DataSet("mnist", mnist, "as published")
+    plan = planned(TrainConfig("iwae_mnist", condition="labels"), dataset)
+    assert plan.recipe.start_from == ""
+    assert plan.remarks == (
+        "Starting from fresh weights: those of mlp_mnist_converged are for another condition.",
+    )
+
+
 def test_the_presets_own_data_start_where_the_recipe_says(mnist):
     settings = TrainConfig("iwae_mnist")
     plan = planned(settings, datasets.DataSet("mnist", mnist, "as published"))
@@ -262,6 +271,14 @@ def test_each_class_that_is_measured_has_an_image_to_train_on(train, test, recei
     settings = TrainConfig(data="mine", condition="labels", validation=2, test=True)
     with pytest.raises(checks.InputError, match=received):
         planned(settings, with_classes(train, test))
+
+
+def test_a_measured_condition_needs_the_labels_of_the_test_images():
+    dataset = labelled(["cat", "dog"] * 10)
+    settings = {"data": "mine", "condition": "labels"}
+    with pytest.raises(checks.InputError, match="test images without labels"):
+        planned(TrainConfig(**settings, test=True), dataset)
+    assert planned(TrainConfig(**settings), dataset).classes["num_classes"] == 2
 
 
 def test_classes_of_test_images_count_only_with_test():

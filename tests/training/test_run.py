@@ -24,7 +24,7 @@ from vae_keras.data import datasets, own_images
 from vae_keras.training import TrainConfig, callbacks, checkpoints, run
 from vae_keras.training.build import build_model
 from vae_keras.training.signals import Interrupted, Signals
-from vae_keras.utils import keras_file
+from vae_keras.utils import checks, keras_file
 from vae_keras.zoo import presets
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -143,6 +143,9 @@ def test_the_test_set_is_measured_on_request(copied, capsys, fast_training):
     run.train(config(copied, test=True))
     assert elbos(copied) == [("validation", 200), ("test", 300)]
     assert (copied / "checkpoints").stat().st_mtime_ns == weights
+    # This call draws no figure of images, and that of the validation images does not stay.
+    left = {name for name in names(copied / "figures") if "epoch" not in name}
+    assert left == {"elbo.png"}
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("Validation ELBO: -")
     assert " nats per image. Test ELBO: -" in last
@@ -153,6 +156,16 @@ def test_the_test_set_is_measured_on_request(copied, capsys, fast_training):
     for test in (True, False):
         run.train(config(copied, test=test))
         assert "is complete" in capsys.readouterr().out
+
+
+def test_a_recipe_that_cannot_be_built_claims_no_folder(tmp_path, monkeypatch, fast_training):
+    def refused(*_):
+        raise checks.InputError("a top-down decoder takes no labels")
+
+    monkeypatch.setattr(run, "build_model", refused)
+    with pytest.raises(checks.InputError, match="takes no labels"):
+        run.train(config(tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 @pytest.mark.slow

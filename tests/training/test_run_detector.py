@@ -5,9 +5,11 @@ import numpy as np
 from tests.conftest import draw_nothing, images
 from vae_keras import VAE, training
 from vae_keras.cli.main import main
+from vae_keras.data import datasets
 from vae_keras.detection import FILE, Detector
 from vae_keras.training import artifacts
-from vae_keras.utils import keras_file
+from vae_keras.training.plan import make_plan
+from vae_keras.utils import checks, keras_file
 
 
 def test_a_run_offers_its_held_out_images(tmp_path, monkeypatch, capsys):
@@ -32,3 +34,20 @@ def test_a_run_offers_its_held_out_images(tmp_path, monkeypatch, capsys):
     assert "of 30 images are anomalies" in capsys.readouterr().out
     assert main(arguments) == 2
     assert "takes 132 calibration images. Received: 20" in capsys.readouterr().err
+
+
+def test_a_run_whose_held_out_images_cannot_calibrate_ends_without_a_detector(
+    tmp_path, monkeypatch, capsys
+):
+    """Grey pages may have held-out images that are all black and white."""
+
+    def refused(*_):
+        raise checks.InputError("it needs grey images")
+
+    pages = (images(200) * 255).astype(np.uint8)
+    dataset = datasets.DataSet("scans", datasets.Images(pages, None, pages[:1], None), "", own=True)
+    settings = training.TrainConfig(data="scans", binarization="none", validation=40)
+    plan = make_plan(settings, settings.recipe(), dataset)
+    monkeypatch.setattr(Detector, "calibrate", refused)
+    assert artifacts._calibrated(None, plan, pages[-40:]) is None
+    assert "No detector was calibrated: it needs grey images" in capsys.readouterr().out

@@ -148,6 +148,15 @@ def test_overwrite_removes_the_run_and_nothing_else(copied):
     assert json.loads((copied / "config.json").read_text()) == settings
 
 
+def test_overwrite_removes_a_linked_checkpoint_folder(copied, tmp_path):
+    """Otherwise the new run would go on from the weights of the old one."""
+    (copied / "checkpoints").rename(tmp_path / "scratch")
+    (copied / "checkpoints").symlink_to(tmp_path / "scratch")
+    run_folder.claim(copied, SETTINGS | {"seed": 1}, overwrite=True)
+    assert {path.name for path in copied.iterdir()} == {"config.json"}
+    assert any((tmp_path / "scratch").iterdir()), "what a link points to is the user's"
+
+
 def test_a_run_folder_is_for_one_process_at_a_time(tmp_path):
     folder = tmp_path / "run"
     with run_folder.held(folder):

@@ -218,13 +218,19 @@ def test_a_publication_measures_and_draws_the_test_set(run, dataset, finished):
     assert "[small](small/README.md)" in (folder.parent / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_publication_that_fails_leaves_the_zoo_as_it_is(run, monkeypatch):
+@pytest.mark.parametrize("place", ["measurement", "figures", "curve"])
+def test_a_publication_that_fails_leaves_the_zoo_as_it_is(run, monkeypatch, place):
     def failing(*_):
-        raise RuntimeError("the measurement failed")
+        raise FileNotFoundError("it failed")
 
-    monkeypatch.setattr(artifacts, "measure", failing)
+    if place == "measurement":
+        monkeypatch.setattr(artifacts, "measure", failing)
+    elif place == "figures":
+        monkeypatch.setattr(publish.gallery, "image_figures", failing)
+    else:
+        (run / "figures" / "elbo.png").unlink()
     before = {path: path.read_bytes() for path in presets.folder().rglob("*") if path.is_file()}
-    with pytest.raises(RuntimeError, match="the measurement failed"):
+    with pytest.raises(FileNotFoundError):
         publish.publish(run, num_samples=2)
     after = {path: path.read_bytes() for path in presets.folder().rglob("*") if path.is_file()}
     assert after == before

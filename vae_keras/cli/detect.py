@@ -6,7 +6,6 @@ import argparse
 import csv
 import errno
 import io
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     is_old = (folder / CSV).exists()
     files.write_text(folder / CSV, _table(listed.names, found))
     if is_old:  # the heat maps of earlier verdicts
-        shutil.rmtree(folder / HEAT_MAPS, ignore_errors=True)
+        files.remove_tree(folder / HEAT_MAPS)
     pictures = _write_pictures(detector, listed, found, folder / HEAT_MAPS)
     title = f"Verdicts on {Path(arguments.data).name}"
     html = verdicts.page(title, detector, listed.names, found, pictures, rate, procedure)

@@ -13,6 +13,7 @@ import numpy as np
 
 from vae_keras import optimizers  # noqa: F401  a checkpoint names its classes
 from vae_keras.data import datasets, own_images, store
+from vae_keras.data.collection import leave_out
 from vae_keras.model import VAE
 from vae_keras.training import run_folder
 from vae_keras.training.plan import load_data
@@ -44,34 +45,35 @@ def read_model(arguments: argparse.Namespace) -> VAE:
     return model
 
 
-def trained_on(arguments: argparse.Namespace) -> str:
+def trained_on(arguments: argparse.Namespace) -> str | None:
     """Returns the name of the data that a model was trained on.
 
     Args:
         arguments: the parsed arguments.
 
     Returns:
-        The data of the preset's recipe, or of the `config.json` beside the `.keras` file. "mnist"
-        if there is no such file.
+        The data of the preset's recipe, or of the `config.json` beside the `.keras` file. None if
+        there is no such file. The first runs wrote no name, and their data are "mnist".
 
     Raises:
         checks.InputError: if the `config.json` is damaged.
     """
     if arguments.preset is not None:
         return presets.load_recipe(arguments.preset).data
-    return str(_settings(arguments).get("data", "mnist"))
+    settings = _settings(arguments)
+    return None if settings is None else str(settings.get("data", "mnist"))
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the content of the `config.json` beside a model, or {} without one."""
+def _settings(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Returns the content of the `config.json` beside a model, or None without one."""
     if arguments.preset is not None:
-        return {}
+        return None
     path = Path(arguments.model).parent / run_folder.CONFIG
     try:
         settings = json.loads(path.read_text("utf-8"))
         return settings if isinstance(settings, dict) else {}
     except FileNotFoundError:
-        return {}
+        return None
     except (ValueError, RecursionError) as error:
         raise checks.InputError(
             f"the config.json beside a model must be valid JSON. Received: {path} ({error}). "
@@ -117,17 +119,18 @@ def load_held_out(arguments: argparse.Namespace, model: VAE) -> Held:
     if name is None:
         name = trained_on(arguments)
         if name not in datasets.KNOWN:
+            data = "unknown data" if name is None else repr(name)
             raise checks.InputError(
-                "--data must name the images if a model was trained on own images. "
-                f"Received: {arguments.model}, trained on {name!r}, without --data. "
-                "Pass their file or folder."
+                "--data must name the images unless a model was trained on a set with a name. "
+                f"Received: {arguments.model}, trained on {data}, without --data. "
+                "Pass mnist or another set, or a file or folder."
             )
     if name in datasets.KNOWN:
         dataset = load_data(name)
         x, y = dataset.images.x_test, dataset.images.y_test
         return Held(x, y, "test", dataset.invert, dataset.names()[1])
     height, width, _ = model.image_shape
-    known = _settings(arguments).get("own_data")
+    known = (_settings(arguments) or {}).get("own_data")
     known = known if isinstance(known, dict) else {}
     size, group_by = f"{height}x{width}", known.get("group_by")
     try:
@@ -159,22 +162,27 @@ def _held_out(arguments: argparse.Namespace, dataset: datasets.DataSet, is_same:
     """Chooses the images to measure of own data; `is_same` says whether the model knows them."""
     x_train, y_train, x, y = dataset.images
     trained_names, names = dataset.names()
+    seen = None if is_same else _hashes_of_run(arguments)
     if is_same or dataset.divided:
-        kind = "test"
+        assert dataset.digests is not None  # own images have them
+        kind, digests = "test", dataset.digests[1]
         if not len(x):
             kept = len(x_train) - dataset.validation
             x, y, kind = x_train[kept:], None if y_train is None else y_train[kept:], "validation"
-            names = trained_names[kept:]
+            names, digests = trained_names[kept:], dataset.digests[0][kept:]
+        whole = len(x)
+        if seen is not None:
+            x, y, names = leave_out(seen, digests, x, y, names)
         if not len(x):
             raise checks.InputError(
                 "a model is measured on images that it did not train on. "
-                f"Received: {arguments.data}, which holds training images only. "
-                "Pass other images."
+                f"Received: {arguments.data}, which holds no other images. Pass other images."
             )
         trained = "The model was trained on these data" if is_same else "The data come divided"
         print(f"{trained}: their {len(x):,} {kind} images are measured.")
+        if len(x) < whole:
+            print(f"Left out, because the model trained on them: {whole - len(x):,} others.")
         return Held(x, y, kind, dataset.invert, names)
-    seen = _hashes_of_run(arguments)
     x, y, names = dataset.unseen(seen)
     whole = len(x_train) + len(dataset.images.x_test)
     if not len(x):
@@ -285,7 +293,7 @@ def _named_training_images(arguments: argparse.Namespace) -> tuple[Any, int]:
         recipe = presets.load_recipe(arguments.preset)
         name, count = recipe.data, recipe.validation
     else:
-        settings = _settings(arguments)
+        settings = _settings(arguments) or {}
         name, count = str(settings.get("data")), int(settings.get("validation", 0))
     if name not in datasets.KNOWN:
         return np.zeros((0, 1, 1, 1), np.uint8), 0

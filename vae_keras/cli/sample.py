@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
         labels = arguments.label if named else int(arguments.label)
         title = f"{title}, in class {arguments.label}"
     images = model.sample(count, arguments.seed, labels=labels)
-    known = datasets.KNOWN.get(models.trained_on(arguments))
+    known = datasets.KNOWN.get(models.trained_on(arguments) or "")
     invert = known is not None and known.invert
     figures.save(figures.grid(images, count // 5, 5, title, invert=invert), arguments.to)
     print(arguments.to)

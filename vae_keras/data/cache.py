@@ -159,21 +159,41 @@ def make(
 
 
 def entries() -> Iterator[Entry]:
-    """Yields the caches on the disk, sorted by name."""
-    for path in sorted(root().glob(f"*/{_META}")):
-        size = sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())
+    """Yields the caches on the disk, sorted by name, with those that are not finished."""
+    for folder in sorted(path for path in root().glob("*") if path.is_dir()):
+        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
         try:
-            meta = json.loads(path.read_text("utf-8"))
+            meta = json.loads((folder / _META).read_text("utf-8"))
             facts = str(meta["source"]), int(meta["count"]), tuple(meta["shape"])
+        except FileNotFoundError:  # a process is making it, or was killed
+            facts = "not finished", 0, ()
         except (OSError, ValueError, KeyError, TypeError):
             facts = "damaged", 0, ()
-        yield Entry(path.parent, *facts, size)
+        yield Entry(folder, *facts, size)
 
 
 def remove(entry: Entry) -> None:
-    """Removes a cache. A process that reads it keeps what it has mapped."""
-    (entry.folder / _META).unlink(missing_ok=True)
-    shutil.rmtree(entry.folder, ignore_errors=True)
+    """Removes a cache. A process that reads it keeps what it has mapped.
+
+    Raises:
+        checks.InputError: if another process is making the cache, or if it cannot be removed.
+    """
+
+    def refuse() -> None:
+        raise checks.InputError(
+            "a cache is removed while no process makes it. "
+            f"Received: {entry.folder}, which another process is making. Wait for its end."
+        )
+
+    try:
+        with _alone(entry.folder, refuse):
+            (entry.folder / _META).unlink(missing_ok=True)
+            files.remove_tree(entry.folder)
+    except OSError as error:
+        raise checks.InputError(
+            f"a cache must be writable to be removed. Received: {entry.folder} "
+            f"({error.strerror or error}). Change its permissions."
+        ) from error
 
 
 # ------------------------------------------------------------------------------ the files

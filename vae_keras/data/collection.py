@@ -134,6 +134,36 @@ class DataSet:
         names = [name for part in self.names() for name in part]
         if trained_on is None or self.digests is None:
             return x, y, names
-        keep = np.flatnonzero(~np.isin(np.concatenate(self.digests), trained_on))
-        chosen = [names[row] for row in keep]
-        return rows.select(x, keep), None if y is None else y[keep], chosen
+        return leave_out(trained_on, np.concatenate(self.digests), x, y, names)
+
+
+def leave_out(
+    trained_on: np.ndarray,
+    digests: np.ndarray,
+    x: Any,
+    y: np.ndarray | None,
+    names: Sequence[str],
+) -> tuple[Any, np.ndarray | None, Sequence[str]]:
+    """Returns the images that a model did not train on, with their labels and names.
+
+    Args:
+        trained_on: hashes of the pixels that the model trained on, uint64 [M].
+        digests: hashes of the pixels of the images, uint64 [N].
+        x: the images [N, H, W, C].
+        y: their labels [N], or None.
+        names: their names.
+
+    Returns:
+        The images that are left, their labels and their names.
+
+    Example:
+        >>> x, digests = np.zeros((2, 4, 4, 1), np.uint8), np.array([7, 8], np.uint64)
+        >>> leave_out(digests[:1], digests, x, None, ["a", "b"])[2]
+        ['b']
+    """
+    keep = np.flatnonzero(~np.isin(digests, trained_on))
+    return (
+        rows.select(x, keep),
+        None if y is None else y[keep],
+        [names[row] for row in keep.tolist()],
+    )

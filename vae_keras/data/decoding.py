@@ -20,6 +20,7 @@ from vae_keras.utils import checks
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _WAITING = 64  # files of a thread that are read ahead
+_WAITING_BYTES = 2**28  # of all of them, since archives hold the content of a file that waits
 _BLOCK = 64  # images of a block
 
 
@@ -119,7 +120,7 @@ def _headers(source: FileSource, size: tuple[int, int] | None, skip_damaged: boo
     def read(file: ImageFile) -> image_file.Header | checks.InputError:
         return _unless_damaged(lambda: image_file.header(file), skip_damaged)
 
-    for file, header in _in_order(read, source.files()):
+    for file, header in _in_order(read, source.files(), lambda file: file.length):
         row, found.count = found.count, found.count + 1
         if isinstance(header, checks.InputError):
             found.damaged[row] = str(header)
@@ -155,7 +156,7 @@ def _decoded(
         return _unless_damaged(lambda: image_file.decode(file, size, colour), skip_damaged)
 
     block = []
-    for (row, _), pixels in _in_order(read, enumerate(source.files())):
+    for (row, _), pixels in _in_order(read, enumerate(source.files()), lambda it: it[1].length):
         if isinstance(pixels, checks.InputError):
             damaged[row] = str(pixels)
             pixels = nothing
@@ -176,16 +177,25 @@ def _unless_damaged(act: Callable[[], _R], skip_damaged: bool) -> _R | checks.In
         return error
 
 
-def _in_order(function: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[tuple[_T, _R]]:
-    """Applies a function in threads, one for each core, and yields the results in order."""
-    threads = os.cpu_count() or 1
+def _in_order(
+    function: Callable[[_T], _R], items: Iterable[_T], length: Callable[[_T], int]
+) -> Iterator[tuple[_T, _R]]:
+    """Applies a function in threads, one for each core, and yields the results in order.
+
+    Items wait up to a number and to a length in bytes, and one for each core in any case.
+    """
+    threads, held = os.cpu_count() or 1, 0
     pool = ThreadPoolExecutor(threads)
     waiting: deque[tuple[_T, Future[Any]]] = deque()
     try:
         for item in items:
             waiting.append((item, pool.submit(function, item)))
-            if len(waiting) >= _WAITING * threads:
+            held += length(item)
+            while len(waiting) >= _WAITING * threads or (
+                held > _WAITING_BYTES and len(waiting) > threads
+            ):
                 done, future = waiting.popleft()
+                held -= length(done)
                 yield done, future.result()
         while waiting:
             done, future = waiting.popleft()

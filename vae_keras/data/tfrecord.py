@@ -45,11 +45,13 @@ class Records:
         self.notes: list[str] = []
 
     def stamp(self) -> str:
-        """Returns a hash of the names, sizes and times of the files."""
+        """Returns a hash of the names, sizes and times of the files, and of the classes' names."""
         digest = hashlib.sha256()
         for path in self.paths:
-            found = os.stat(path)
-            digest.update(f"{path.name}\n{found.st_size} {found.st_mtime_ns}\n".encode())
+            found, name = os.stat(path), os.fsencode(path.relative_to(self.root))
+            digest.update(name + f"\n{found.st_size} {found.st_mtime_ns}\n".encode())
+        if self._class_names.is_file():
+            digest.update(self._class_names.read_bytes())
         return digest.hexdigest()
 
     def catalogue(self) -> catalogue.Catalogue:
@@ -88,9 +90,14 @@ class Records:
         found = [part for part in map(catalogue.part_of, words) if part is not None]
         return found[0] if found else None
 
+    @property
+    def _class_names(self) -> Path:
+        """The file in which TFDS writes the names of the classes."""
+        return self.paths[0].parent / "label.labels.txt"
+
     def _named(self, labels: list[Any]) -> list[Any]:
-        """Returns the labels under the names of the classes, which TFDS writes beside the files."""
-        beside = self.paths[0].parent / "label.labels.txt"
+        """Returns the labels under the names of the classes."""
+        beside = self._class_names
         if not beside.is_file() or not all(isinstance(label, int) for label in labels):
             return labels
         names = beside.read_text("utf-8").splitlines()

@@ -86,9 +86,13 @@ def write(model: VAE, plan: Plan, folder: Path, test: bool, signals: Signals) ->
     figures.save(curve, folder / "figures" / "elbo.png")
     shown, invert = images[splits[-1]], plan.dataset.invert
     given = {split: model.paired(each.images, each.labels) for split, each in images.items()}
+    drawn = {"elbo"}
     for name, figure in gallery.image_figures(model, *shown, invert, splits[-1]):
         figures.save(figure, folder / "figures" / f"{name}.png")
+        drawn.add(name)
         signals.check("between two figures")
+    for name in set(page.KINDS) - drawn:  # an earlier call may have shown images with labels
+        (folder / "figures" / f"{name}.png").unlink(missing_ok=True)
 
     metrics: dict[str, Any] = {
         "title": plan.title,
@@ -310,7 +314,13 @@ def _calibrated(model: VAE, plan: Plan, originals: Array) -> detection.Detector 
     """
     enough = len(originals) >= detection.FEWEST and plan.held_out == "validation"
     judges = plan.dataset.own and plan.classes is None and enough
-    return detection.Detector.calibrate(model, originals) if judges else None
+    if not judges:
+        return None
+    try:
+        return detection.Detector.calibrate(model, originals)
+    except checks.InputError as error:  # the user asked for a model and not for a detector
+        print(f"No detector was calibrated: {error}")
+        return None
 
 
 def _in_float32(model: VAE, plan: Plan) -> VAE:

@@ -119,11 +119,15 @@ def make_plan(config: TrainConfig, recipe: presets.Recipe, dataset: datasets.Dat
     preset, remarks = presets.load_recipe(config.preset), []
     title = f"Run of {config.preset}"
     other_data = dataset.name != preset.data
-    if other_data or recipe.likelihood != preset.likelihood:
+    changed = {
+        "other data": other_data,
+        "other pixels": recipe.likelihood != preset.likelihood,
+        "another condition": recipe.condition != preset.condition,
+    }
+    if differs := [what for what, differs in changed.items() if differs]:
         if recipe.start_from:
-            what = "data" if other_data else "pixels"
             remarks.append(
-                f"Starting from fresh weights: those of {recipe.start_from} are for other {what}."
+                f"Starting from fresh weights: those of {recipe.start_from} are for {differs[0]}."
             )
         recipe = dataclasses.replace(recipe, start_from="", choices="")
     if other_data:
@@ -277,6 +281,11 @@ def _classes_of(
         raise checks.InputError(
             "condition labels needs the label of each training image, of two classes at least. "
             f"Received: {received}. Put the images of each class into a folder of their own."
+        )
+    if with_test and y_test is None and len(images.x_test):
+        raise checks.InputError(
+            "test and condition labels need the label of each test image. "
+            "Received: test images without labels. Leave out --test, or add the labels."
         )
     measured = [labels[kept:], *([y_test] if with_test and y_test is not None else [])]
     unknown = np.setdiff1d(

@@ -53,6 +53,8 @@ def of_model(model: VAE, images: Any, metrics: Sequence[Mapping[str, Any]]) -> l
     """
     values = {entry["name"]: entry["value"] for entry in metrics}
     active, size = int(values["active_units"]), model.latent_dim
+    # The posterior means of one image do not vary.
+    varies = all(entry["num_images"] > 1 for entry in metrics if entry["name"] == "active_units")
     groups = {
         name.removeprefix(RATE_OF_GROUP): rate
         for name, rate in values.items()
@@ -72,7 +74,7 @@ def of_model(model: VAE, images: Any, metrics: Sequence[Mapping[str, Any]]) -> l
             for number, rate in groups.items()
             if rate < _NO_RATE
         ]
-    elif active < size:
+    elif active < size and varies:
         found.append(
             f"{size - active} of {size} latent dimensions collapsed: their posterior is the same "
             "for all images. A smaller latent_dim would do."

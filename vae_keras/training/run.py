@@ -65,10 +65,10 @@ def train(config: TrainConfig) -> Path:
             print("\n".join(plan.describe()), flush=True)
         signals.armed = True
         team.on_chief(lambda: held.enter_context(run_folder.held(folder)))
-        team.on_chief(lambda: run_folder.claim(folder, plan.settings, config.overwrite))
         images = dataset.images.x_train
         with team.scope():
             model = build_model(plan.recipe, images.shape[1:], len(images), plan.classes)
+        team.on_chief(lambda: run_folder.claim(folder, plan.settings, config.overwrite))
         try:
             fit(model, plan, folder, signals, team)
             team.on_chief(lambda: artifacts.write(model, plan, folder, config.test, signals))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -174,6 +173,7 @@ def _empty(folder: Path) -> None:
     for name in written:
         (folder / name).unlink(missing_ok=True)
     for name in ("checkpoints", "figures", "serving"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        # A checkpoint that stayed would be taken for one of the new run.
+        files.remove_tree(folder / name)
     # The configuration is removed last: until then the folder is known as a run folder.
     (folder / CONFIG).unlink()

@@ -92,6 +92,14 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".writing-{secrets.token_hex(8)}-{end}")
 
 
+def remove_tree(path: Path) -> None:
+    """Removes a folder with what it holds, or a link to one. A missing path is no error."""
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
 def sweep(folder: str | os.PathLike[str]) -> None:
     """Removes the temporary files that killed writers left in a folder and its sub-folders."""
     for kind in (".writing-*", ".retired-*"):

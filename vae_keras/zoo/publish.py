@@ -69,6 +69,15 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
         "importance_weighted_bounds": bounds(likelihood),
     }
 
+    first = None if labels is None else labels[:_GOLDEN_IMAGES]
+    outputs = golden(model, x[:_GOLDEN_IMAGES], first)
+    title = gallery.prior_titles(model)["prior"]
+    samples = model.sample(25, labels=gallery.classes_of_rows(model, 25, 5))
+    drawn = {"samples": figures.grid(samples, 5, 5, title, invert=dataset.invert)}
+    drawn |= gallery.image_figures(model, x, pixels, labels, dataset.invert, "test")
+
+    # Everything is there by now. A file that is missing stops the publication before it begins.
+    files.copy(run / "figures" / "elbo.png", target / "figures" / "elbo.png")
     # They were made from the weights before.
     stale = [target / "figures" / "explorer.png"]
     stale += [target / f"{kind}.json" for kind in presets.BESIDE]
@@ -76,18 +85,13 @@ def publish(run: Path, num_samples: int = 5000, num_refined: int | None = None) 
     if published.exists() and files.sha256(published) != weights["weights_sha256"]:
         for path in stale:
             path.unlink(missing_ok=True)
+    # Without an entry of these weights in its metadata, the preset cannot be loaded.
     files.copy(run / "model.keras", published)
-    with files.atomic_write(target / "golden.npz") as file:
-        first = None if labels is None else labels[:_GOLDEN_IMAGES]
-        np.savez_compressed(file, **golden(model, x[:_GOLDEN_IMAGES], first))
-    files.copy(run / "figures" / "elbo.png", target / "figures" / "elbo.png")
-    title = gallery.prior_titles(model)["prior"]
-    drawn = model.sample(25, labels=gallery.classes_of_rows(model, 25, 5))
-    samples = figures.grid(drawn, 5, 5, title, invert=dataset.invert)
-    figures.save(samples, target / "figures" / "samples.png")
-    for kind, figure in gallery.image_figures(model, x, pixels, labels, dataset.invert, "test"):
-        figures.save(figure, target / "figures" / f"{kind}.png")
     files.write_json(target / "metrics.json", metrics)
+    with files.atomic_write(target / "golden.npz") as file:
+        np.savez_compressed(file, **outputs)
+    for kind, figure in drawn.items():
+        figures.save(figure, target / "figures" / f"{kind}.png")
     cards.write()
     return target
 
