@@ -379,6 +379,11 @@ REFUSED = {
         "each class must have a labelled image to train on. Received: no image of class emu. "
         "Add images, or make a model with fewer classes.",
     ),
+    "a class whose images all weigh 0": (
+        lambda: MODEL.fit(X, Y, sample_weight=(Y != 2).astype(np.float32)),
+        "each class must have a labelled image to train on. Received: no image of class emu. "
+        "Add images, or make a model with fewer classes.",
+    ),
     "names of another number": (
         lambda: VAE(**parts(), num_classes=2, class_names=NAMES),
         "class_names must hold 2 different names, one for each class. "

@@ -14,11 +14,12 @@ from vae_keras import (
     MLPDecoder,
     anomaly_scores,
     conformal,
+    detection,
     export,
 )
 from vae_keras.data import store
 from vae_keras.detection import FILE, Detector, beside
-from vae_keras.utils import checks
+from vae_keras.utils import checks, files
 
 
 @pytest.fixture(scope="module")
@@ -260,3 +261,22 @@ def test_a_detector_belongs_to_the_weights_of_its_calibration(tmp_path):
             use()
     assert list(tmp_path.iterdir()) == []
     assert beside(tmp_path) == tmp_path / FILE  # of a folder with a model
+
+
+def test_a_detector_belongs_to_the_binarization_of_its_calibration(tmp_path):
+    vae = small_vae()
+    detector = Detector.calibrate(vae, images(60), score="complexity")
+    path = detector.save(tmp_path / "model.keras")
+    vae.binarization = "threshold"
+    for use in (
+        lambda: detector.save(path),
+        lambda: detector.verdicts(images(2), 0.1),
+        lambda: detector.heat_maps(images(2)),
+        lambda: Detector.load(path, vae),
+    ):
+        with pytest.raises(checks.InputError, match="'dynamic' at its calibration"):
+            use()
+    content = json.loads(path.read_text())
+    del content["binarization"], content["sha256"]  # as the first detectors were saved
+    files.write_json(path, {"sha256": detection._content_sha256(content)} | content)
+    Detector.load(path, vae)

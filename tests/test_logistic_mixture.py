@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae_keras import VAE, ContinuousBernoulli, DiscretizedLogisticMixture, MLPDecoder, MLPEncoder
+from vae_keras import (
+    VAE,
+    ContinuousBernoulli,
+    DiscretizedLogisticMixture,
+    MLPDecoder,
+    MLPEncoder,
+    evaluation,
+)
 from vae_keras.distributions import Bernoulli, tfd
 from vae_keras.utils import checks
 
@@ -158,5 +165,8 @@ def test_pixels_between_the_levels_are_refused():
     dataset = tf.data.Dataset.from_tensor_slices(between).batch(2)
     with pytest.raises((checks.InputError, tf.errors.InvalidArgumentError), match="multiples"):
         vae.fit(dataset, verbose=0)
+    for measure in (vae.elbo, lambda x: evaluation.evaluate_elbo(vae, x, 1)):
+        with pytest.raises(checks.InputError, match="multiples of 1 / 255"):
+            measure(between)
     levels = np.round(between * 255).astype(np.uint8)
     vae.fit(tf.data.Dataset.from_tensors(levels / 255), verbose=0)

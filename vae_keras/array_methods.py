@@ -105,6 +105,7 @@ class ArrayMethods:
     image_shape: tuple[int, ...]
     pixels: Callable[[tf.Tensor], tf.Tensor]
     as_examples: Callable[..., np.ndarray]
+    check_support: Callable[..., None]
     likelihood: Any
     decode_distribution: Callable[..., Any]
     classes: Classes | None
@@ -291,7 +292,8 @@ class ArrayMethods:
             log_likelihood - kl, and a higher one is better.
 
         Raises:
-            checks.InputError: for images of another form, and for unknown labels.
+            checks.InputError: for images of another form, for unknown labels, and for pixels
+                between the levels of a likelihood with 256 levels.
         """
         number = tf.constant(checks.seed(seed), tf.int64)
 
@@ -299,7 +301,12 @@ class ArrayMethods:
             pixels = data.to_pixels(rows, None, "none")
             return self.graphs.terms(pixels, number, tf.constant(first, tf.int64), *given)
 
-        return Terms(*self._map(block, self._labelled_blocks(x, labels, may_miss=True)))
+        def supported() -> Iterator[tuple[Any, ...]]:
+            for parts in self._labelled_blocks(x, labels, may_miss=True):
+                self.check_support(parts[0], is_whole=False)
+                yield parts
+
+        return Terms(*self._map(block, supported()))
 
     def images(self, x: Any, name: str = "x") -> Any:
         """Returns the images of data in any form that `fit` takes, as one array [N, H, W, C].

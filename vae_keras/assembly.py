@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from vae_keras import data, distributions, inference, noise
@@ -196,13 +197,18 @@ def binarization(mode: str | None, likelihood: Any) -> str:
 def settings(objective: Any) -> tuple[Any, ...]:
     """Returns the Python values of an objective that a compiled step has read."""
     known = objective.traced_settings() if hasattr(objective, "traced_settings") else ()
-    kinds = (bool, int, float, str, tuple, list, dict, set, type(None))
+    kinds = (bool, int, float, str, tuple, list, dict, set, type(None), np.generic, np.ndarray)
     plain = sorted(
-        f"{name}={value!r}"
+        f"{name}={_whole(value)!r}"
         for name, value in getattr(objective, "__dict__", {}).items()
         if isinstance(value, kinds) and not name.startswith("_")
     )
     return (id(objective), *known, *plain)
+
+
+def _whole(value: Any) -> Any:
+    """Returns a value whose text tells all of it: that of a long array is shortened."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def check_saved_parts(model: Any) -> None:

@@ -95,7 +95,7 @@ class Detector:
         self.calibration, self.constants, self.fitted = calibration, constants, fitted
         self.num_samples, self.patch_scale, self.hot = num_samples, patch_scale, hot
         self._graphs: dict[str, tuple[Any, Any]] = {}
-        self._weights_sha256 = weights.sha256(model)
+        self._weights_sha256, self._binarization = weights.sha256(model), model.binarization
 
     # ------------------------------------------------------------------------- construction
 
@@ -309,13 +309,13 @@ class Detector:
         return known
 
     def _images(self, x: Any) -> Array:
+        self.require_same_model()
         images = self.model.images(x)
         # A single image may be black and white by chance, so only a whole set is refused for it.
         self.model.check_support(images, is_whole=False)
         return images
 
     def _measured(self, x: Any, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        self.require_same_weights()
         images, seed = self._images(x), checks.seed(seed)
         blocks = _blocks(self.model, images, self.num_samples, seed, noise.Stream.DETECTION)
         parts = [self._compiled()[0](rows, draws) for rows, draws in blocks]
@@ -334,13 +334,15 @@ class Detector:
             The path of the file.
 
         Raises:
-            checks.InputError: if the weights of the model have changed since the calibration.
+            checks.InputError: if the model has other weights or another binarization than at the
+                calibration.
         """
         path = beside(path)
-        self.require_same_weights()
+        self.require_same_model()
         content = {
             "format": _FORMAT,
             "model_sha256": self._weights_sha256,
+            "binarization": self._binarization,
             "image_shape": list(self.model.image_shape),
             "score": self.score,
             "num_samples": self.num_samples,
@@ -353,17 +355,18 @@ class Detector:
         files.write_json(path, {"sha256": _content_sha256(content)} | content)
         return path
 
-    def require_same_weights(self) -> None:
-        """Refuses a model whose weights have changed since the calibration.
+    def require_same_model(self) -> None:
+        """Refuses a model whose weights or binarization have changed since the calibration.
 
         Raises:
-            checks.InputError: for other weights.
+            checks.InputError: for other weights, and for another binarization.
         """
         if weights.sha256(self.model) != self._weights_sha256:
             raise checks.InputError(
                 "a detector belongs to the weights that it was calibrated with. "
                 "Received: a model with other weights than at its calibration. Calibrate again."
             )
+        _require_binarization(self._binarization, self.model)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: VAE) -> Detector:
@@ -398,6 +401,8 @@ class Detector:
                     "a detector belongs to the model that it was calibrated with. "
                     f"Received: {path}, of a model with other weights. {remedy}"
                 )
+            # The first detectors did not name it.
+            _require_binarization(content.get("binarization", model.binarization), model)
             constants = {
                 name: np.asarray(value, np.float32) for name, value in content["constants"].items()
             }
@@ -411,6 +416,15 @@ class Detector:
                 content["patch_scale"],
                 np.asarray(content["hot"], np.float32),
             )
+
+
+def _require_binarization(calibrated: str, model: VAE) -> None:
+    if calibrated != model.binarization:
+        raise checks.InputError(
+            "a detector belongs to the binarization that it was calibrated with. "
+            f"Received: {calibrated!r} at its calibration, and a model with "
+            f"{model.binarization!r}. Set vae.binarization back, or calibrate again."
+        )
 
 
 def beside(path: str | os.PathLike[str]) -> Path:

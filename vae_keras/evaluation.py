@@ -310,8 +310,8 @@ def estimate_by_difference(
         labels: classes of the images, as in `VAE.encode`. Default: those in x.
 
     Returns:
-        `LogLikelihood`. In `per_example` a refined image has its own bound. Any other image has its
-        bound from 100 samples plus the mean gain.
+        `LogLikelihood`. In `per_example` each image has its bound from 100 samples plus a gain,
+        which is its own if it is refined, and else the mean gain.
 
     Raises:
         checks.InputError: as in `estimate_log_likelihood`, and for num_samples of 100 or fewer.
@@ -394,6 +394,7 @@ def evaluate_elbo(
     num_samples = checks.whole_number("num_samples", num_samples, 1)
     built = require_built(model, "an evaluation")
     images, *given = built.labelled(x, labels, may_miss=True)
+    model.check_support(images, is_whole=False)
     checks.memory("num_samples", num_samples, 4 * model.latent_dim * min(1000, len(images)))
     seed = checks.seed(seed)
     started = time.perf_counter()

@@ -155,6 +155,11 @@ class ImageExamples(Provided):
         images, labels = examples
         return images, tf.one_hot(labels, self.classes.count)
 
+    def place_settings(self, strategy: tf.distribute.Strategy) -> None:
+        """Places the variable of the objective, see `Provided.place_settings`."""
+        if hasattr(self.objective, "place"):
+            self.objective.place(strategy)
+
     def _kl_weight(self) -> Callable[[tf.Tensor | None], Any] | None:
         """The objective's weight of the KL at a step, or None where it is always 1."""
         weighs_kl = getattr(self.objective, "weighs_kl", False)

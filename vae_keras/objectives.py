@@ -111,6 +111,19 @@ class ELBO:
         elif self.weighs_kl:
             self._variable = tf.Variable(self._beta, trainable=False, dtype=tf.float32)
 
+    def place(self, strategy: tf.distribute.Strategy) -> None:
+        """Makes the variable of the weight anew unless it belongs to a strategy.
+
+        A replica's kernel can only read a variable of its own device.
+
+        Args:
+            strategy: the strategy whose replicas read the weight.
+        """
+        placed = self._variable
+        if placed is not None and not strategy.extended.variable_created_in_scope(placed):
+            with strategy.scope():
+                self._variable = tf.Variable(self._beta, trainable=False, dtype=tf.float32)
+
     @property
     def weighs_kl(self) -> bool:
         """Whether the weight of the KL differs from 1 at any step."""

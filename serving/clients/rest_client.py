@@ -52,7 +52,8 @@ def predict(
         max_rows: rows of a request, >= 1. More rows are sent as several requests. Default 64.
 
     Returns:
-        float32 arrays by the name of the output. A single output, which the server leaves unnamed,
+        Arrays by the name of the output, float32, and float64 for "p_value", which is compared with
+        a rate. A single output, which the server leaves unnamed,
         has the name "output".
 
     Raises:
@@ -69,9 +70,14 @@ def predict(
         outputs = post(url, {"signature_name": signature, "inputs": columns}, timeout)["outputs"]
         answers.append(outputs if isinstance(outputs, dict) else {"output": outputs})
     return {
-        name: np.concatenate([np.asarray(answer[name], np.float32) for answer in answers])
+        name: np.concatenate([np.asarray(answer[name], _dtype(name)) for answer in answers])
         for name in answers[0]
     }
+
+
+def _dtype(name: str) -> type:
+    """Returns the type of an output, which JSON does not tell."""
+    return np.float64 if name == "p_value" else np.float32
 
 
 def split(inputs: Mapping[str, np.ndarray], max_rows: int) -> list[dict[str, np.ndarray]]:

@@ -255,6 +255,15 @@ def test_the_rest_client_gets_the_answers_of_the_model_bit_for_bit(stand_in, vae
             np.testing.assert_array_equal(outputs[key if len(outputs) > 1 else "output"], value)
 
 
+def test_the_rest_client_keeps_the_bits_of_a_p_value(monkeypatch):
+    """A p-value of 0.05 that was rounded to float32 is above a rate of 0.05."""
+    outputs = {"score": [1.5, 2.5], "p_value": [0.05, 0.001]}
+    monkeypatch.setattr(rest_client, "post", lambda *_: {"outputs": outputs})
+    found = rest_client.predict("", "detect", {"images": np.zeros((2, 4, 4, 1), np.float32)})
+    assert found["p_value"].tolist() == outputs["p_value"]
+    assert found["score"].dtype == np.float32
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_the_grpc_client_gets_the_answers_of_the_model_bit_for_bit(grpc_stand_in, vae, rows):
     grpc_client = importlib.import_module("grpc_client")

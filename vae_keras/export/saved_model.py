@@ -113,7 +113,7 @@ def export_saved_model(
             "Calibrate one with this model, or load it for this model."
         )
     if detector is not None:
-        detector.require_same_weights()
+        detector.require_same_model()
     for name, count in (("score_samples", score_samples), ("largest_batch", largest_batch)):
         checks.memory(name, checks.whole_number(name, count, 1), 4 * math.prod(model.image_shape))
     base = checks.writable("the base path", base_path, folder=True)

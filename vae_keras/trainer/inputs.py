@@ -59,6 +59,13 @@ class Arrays:
         return isinstance(self.examples, np.ndarray) and not is_mapped(self.examples)
 
     @property
+    def trained_labels(self) -> Any:
+        """The labels of the examples that are trained on: those with a weight above 0."""
+        if self.weights is None or self.labels is None:
+            return self.labels
+        return tf.nest.map_structure(lambda each: each[self.weights > 0], self.labels)
+
+    @property
     def num_batches(self) -> int:
         """The number of batches of a pass."""
         return -(-len(self) // self.batch_size)

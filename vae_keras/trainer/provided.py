@@ -116,6 +116,13 @@ class Provided:
         """The Python values that a compiled step has read; a change compiles it anew."""
         return ()
 
+    def place_settings(self, strategy: tf.distribute.Strategy) -> None:
+        """Lets the replicas of a strategy read the variables of settings, before a compilation.
+
+        Args:
+            strategy: the strategy that the model was built under.
+        """
+
     def xla_pays(self) -> bool:
         """Whether XLA makes these networks faster on the devices at hand."""
         raise NotImplementedError

@@ -238,9 +238,10 @@ class StepModel(Provided, keras.Model):
             def take() -> tf.Tensor:
                 return self._kernel("one_step")(examples, weights, draws, training=True)
 
-            if keras.utils.unpack_x_y_sample_weight(batch)[2] is None:
+            is_weighed = keras.utils.unpack_x_y_sample_weight(batch)[2] is not None
+            if not is_weighed and tf.nest.flatten(examples)[0].shape[0]:
                 totals = take()
-            else:  # a batch without any weight takes no step
+            else:  # a batch without any weight, such as one without rows, takes no step
                 nothing = tf.zeros(len(self.metrics_of_steps) + 2, tf.float64)
                 totals = tf.cond(tf.reduce_sum(weights) > 0.0, take, lambda: nothing)
             self.track(totals)
@@ -370,6 +371,8 @@ class StepModel(Provided, keras.Model):
                 self._kernels = {}
                 if made["settings"] is not None:
                     self._uses_xla = None
+                if self.strategy is not None:
+                    self.place_settings(self.strategy)
                 # The parts stay alive, so that no new objective gets the `id` of an old one.
                 made.update(settings=settings, parts=self.parts, call=self._make_call(training))
             with graph_checks.as_input_errors():

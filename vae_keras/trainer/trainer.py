@@ -138,7 +138,7 @@ class Trainer(Intake):
             validation = held_out.in_batches(validation_batch_size or batch_size, validation_steps)
         clock = Clock(self._epoch)
         if isinstance(data, inputs.Arrays):
-            clock.at_start = self.learn_from(data.labels)
+            clock.at_start = self.learn_from(data.trained_labels)
         if self.built:
             self.check_parts()
         counts = {"steps_per_epoch": steps_per_epoch, "validation_steps": validation_steps}
