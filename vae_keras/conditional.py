@@ -70,8 +70,9 @@ class ConditionalMethods(ArrayMethods):
     def class_probabilities(self) -> np.ndarray:
         """p(y), float32 [K]: the frequencies of the labels of the arrays that `fit` took last.
 
-        They are uniform before that. `fit` does not count the labels of datasets and generators:
-        set the probabilities if your classes are of unequal size.
+        Examples of weight 0 are not counted. The frequencies are uniform before that. `fit` does
+        not count the labels of datasets and generators: set the probabilities if your classes are
+        of unequal size.
         """
         self._require_classes("class_probabilities")
         self._require_built("class_probabilities")

@@ -374,7 +374,7 @@ class Detector:
 
         Args:
             path: the file, or the `.keras` file that it lies beside.
-            model: the model, with the weights that it was calibrated with.
+            model: the model, with the weights and the binarization of the calibration.
 
         Returns:
             A `Detector`.

@@ -384,8 +384,8 @@ def evaluate_elbo(
         `ElboTerms`, in nats per image.
 
     Raises:
-        checks.InputError: if x does not hold images of the model's shape, or if num_samples is
-            below 1 or does not fit into memory.
+        checks.InputError: if x does not hold images of the model's shape, if num_samples is below 1
+            or does not fit into memory, and for pixels between the levels of a likelihood of 256.
 
     Example:
         >>> evaluate_elbo(vae, x_test).elbo.per_example.shape

@@ -131,7 +131,7 @@ class ELBO:
 
     def traced_settings(self) -> tuple[Any, ...]:
         """Returns the Python values that a compiled step has read."""
-        return self.warmup_steps, self.weighs_kl
+        return self.warmup_steps, self.weighs_kl, id(self._variable)
 
     def kl_weight(self, step: tf.Tensor | None) -> float | tf.Tensor:
         """Returns the weight of the KL.

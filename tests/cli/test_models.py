@@ -108,7 +108,7 @@ def test_of_a_division_of_the_same_images_those_trained_on_are_left_out(
             Image.fromarray(image).save(tmp_path / "fold" / part / f"{index:02d}.png")
     x, _, kind, _, names = held(model, photos_run, tmp_path / "fold")
     assert (len(x), len(names), kind) == (5, 5, "test")
-    assert "Left out, because the model trained on them: 49 others." in capsys.readouterr().out
+    assert "49 others are left out, because the model trained" in capsys.readouterr().out
     trained = {image.tobytes() for image in dataset.images.x_train[:49]}
     assert not trained & {image.tobytes() for image in x}
 

@@ -28,6 +28,13 @@ def run(arguments: argparse.Namespace) -> None:
             "--remove takes the name of a cache, or all. "
             f"Received: {arguments.remove!r}. Look it up: vae-keras cache"
         )
+    refused: checks.InputError | None = None
     for entry in chosen:
-        cache.remove(entry)
-        print(f"Removed {entry.folder} ({entry.size / 1e6:,.0f} MB).")
+        try:
+            cache.remove(entry)
+        except checks.InputError as error:  # the others are removed
+            refused = error
+        else:
+            print(f"Removed {entry.folder} ({entry.size / 1e6:,.0f} MB).")
+    if refused is not None:
+        raise refused

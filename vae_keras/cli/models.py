@@ -181,7 +181,7 @@ def _held_out(arguments: argparse.Namespace, dataset: datasets.DataSet, is_same:
         trained = "The model was trained on these data" if is_same else "The data come divided"
         print(f"{trained}: their {len(x):,} {kind} images are measured.")
         if len(x) < whole:
-            print(f"Left out, because the model trained on them: {whole - len(x):,} others.")
+            print(f"{whole - len(x):,} others are left out, because the model trained on them.")
         return Held(x, y, kind, dataset.invert, names)
     x, y, names = dataset.unseen(seen)
     whole = len(x_train) + len(dataset.images.x_test)

@@ -182,7 +182,7 @@ def _in_order(
 ) -> Iterator[tuple[_T, _R]]:
     """Applies a function in threads, one for each core, and yields the results in order.
 
-    Items wait up to a number and to a length in bytes, and one for each core in any case.
+    The items that wait are limited in number and in bytes. One for each core may wait in any case.
     """
     threads, held = os.cpu_count() or 1, 0
     pool = ThreadPoolExecutor(threads)

@@ -117,7 +117,7 @@ class Provided:
         return ()
 
     def place_settings(self, strategy: tf.distribute.Strategy) -> None:
-        """Lets the replicas of a strategy read the variables of settings, before a compilation.
+        """Lets the replicas of a strategy read the variables of settings, before each call.
 
         Args:
             strategy: the strategy that the model was built under.

@@ -366,13 +366,13 @@ class StepModel(Provided, keras.Model):
         made: dict[str, Any] = {"settings": None}
 
         def function(iterator: Any) -> Any:
+            if self.strategy is not None:
+                self.place_settings(self.strategy)
             settings = self.traced_settings()
             if made["settings"] != settings:
                 self._kernels = {}
                 if made["settings"] is not None:
                     self._uses_xla = None
-                if self.strategy is not None:
-                    self.place_settings(self.strategy)
                 # The parts stay alive, so that no new objective gets the `id` of an old one.
                 made.update(settings=settings, parts=self.parts, call=self._make_call(training))
             with graph_checks.as_input_errors():
