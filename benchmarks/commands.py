@@ -1,4 +1,4 @@
-"""Whole processes timed from their start: imports, the first epoch's line, a first prediction."""
+"""Whole processes: imports, the first epoch's line, a first prediction, workers that train."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import tiles
+from benchmarks import tiles, workers
 from benchmarks.alone import HIDE_PEERS
 from benchmarks.gate import peak_rss
 from benchmarks.race import Ratio, race
@@ -127,12 +127,24 @@ COMMANDS = {
         Command("bare import tensorflow", _python("import tensorflow")),
         Command("import, from_preset, reconstruct", _python(_FIRST_PREDICTION)),
     ),
+    **{
+        f"two_workers_{networks}": (
+            Command("one process on one core", workers.epoch(*epoch, workers=1)),
+            Command("two workers, one core each", workers.epoch(*epoch, workers=2)),
+        )
+        for networks, epoch in {
+            "conv": ("conv_mnist", 200, 20),
+            "dense": ("mlp_mnist", 1000, 50),
+        }.items()
+    },
 }
 
 TITLES = {
     "import": "Import, from the start of a process",
     "first_epoch": "From the start of a process to the first epoch's line",
     "first_prediction": "From the start of a process to the first prediction of a preset",
+    "two_workers_conv": "An epoch of convolutional networks at batch size 200, on one machine",
+    "two_workers_dense": "An epoch of dense networks at batch size 1,000, on one machine",
 }
 
 
@@ -143,6 +155,8 @@ def why_skipped(case: str) -> str | None:
         and not (_ROOT / "saved_models" / _PRESET / "model.keras").exists()
     ):
         return f"saved_models/{_PRESET} holds no weights yet"
+    if case.startswith("two_workers") and len(os.sched_getaffinity(0)) < 2:
+        return "it needs two cores"
     if case == "train_photographs" and not tiles.photographs():
         return f"it needs Debian's package {tiles.PACKAGE}, which is not installed"
     return None

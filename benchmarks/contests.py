@@ -124,7 +124,7 @@ def _training(batch_size: int, num_images: int) -> Contest:
 
 
 def _parts(batch_size: int, num_images: int) -> Contest:
-    floor, traffic = "floor: sgemm of TensorFlow", "Adam's reads and writes alone"
+    floor, traffic = "floor: sgemm of TensorFlow", "only Adam's reads and writes"
     parts = (
         ("the whole of VAE.fit", "ours:fit", floor),
         ("the compiled kernel", "parts:kernel", floor),
@@ -230,7 +230,7 @@ _PHOTOGRAPHS = Contest(
     batch_size=60,
     trained=False,
     judge="photographs_elbo",
-    tolerance=1000.0,  # nats: five seeds differ by 630, and the nine steps before gain 2,500
+    tolerance=1000.0,  # nats: five seeds differ by 630, the nine steps before the check gain 2,500
     check_slices=3,
     conv=True,
     photographs=True,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import results
+from benchmarks import results, scaling
 from benchmarks.race import Ratio
 
 _Rows = Mapping[str, Mapping[str, Any]]
@@ -45,10 +45,9 @@ def table() -> str:
         "|---|---|---|---|---|---|",
     ]
     for goal in GOALS:
-        rows = {row["contestant"]: row for row in results.read(goal.case) if row["seconds"]}
         bound = f"≥ {goal.at_least:g}" if goal.at_least is not None else f"≤ {goal.at_most:g}"
         try:
-            figure = goal.measure(rows)
+            figure = goal.measure(rows_of(goal.case))
         except (KeyError, ValueError):  # a contestant is not measured yet
             lines.append(f"| {goal.case} | {goal.what} | {bound} | not yet |  |  |")
             continue
@@ -58,6 +57,13 @@ def table() -> str:
             f"| {goal.case} | {goal.what} | {bound} | {figure.median:.2f} | {spread} | {met} |"
         )
     return "\n".join(lines)
+
+
+def rows_of(case: str) -> _Rows:
+    """Returns what was measured in a case: the contestant to its row."""
+    if case == "scaling":
+        return scaling.rows()
+    return {row["contestant"]: row for row in results.read(case) if row["seconds"]}
 
 
 def _ratio(of: str, to: str) -> Callable[[_Rows], Ratio]:
@@ -96,6 +102,8 @@ def _gigabytes(contestant: str) -> Callable[[_Rows], Ratio]:
 
 _FIRST, _BARE = "train.py to its first epoch's line", "bare import tensorflow, plus one epoch"
 _WHOLE = "train.py of one epoch, to its end"
+_ONE, _TWO = "one process on one core", "two workers, one core each"
+_WORKERS = "the time of one process over that of two workers"
 
 GOALS = (
     Goal("train_200", "the fastest peer's time over ours", _over_peers, at_least=1.5),
@@ -136,4 +144,12 @@ GOALS = (
         _ratio("import, from_preset, reconstruct", "bare import tensorflow"),
         at_most=1.2,
     ),
+    Goal(
+        "scaling",
+        "a step of dense networks under a strategy over one without, batch size 100",
+        _ratio("a strategy", "no strategy"),
+        at_most=1.15,
+    ),
+    Goal("two_workers_conv", _WORKERS, _ratio(_ONE, _TWO), at_least=1.85),
+    Goal("two_workers_dense", _WORKERS, _ratio(_ONE, _TWO), at_least=1.4),
 )

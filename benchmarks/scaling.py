@@ -1,9 +1,11 @@
 """Where more machines stop helping: measured compute, a stated network, a model of the two.
 
-`python -m benchmarks.scaling` measures a training step under a strategy at the sizes that a worker
-of 1, 2, 8, 64 and 1,000 would get, writes `results/scaling.json` and brings the pages up to date.
-The network is not measured but stated: a ring all-reduce sends 2 (n - 1) / n of the message through
-each worker's link, in 2 (n - 1) hops, after the gradient is whole.
+`python -m benchmarks.scaling` measures training steps under a strategy and without one, writes
+`results/scaling.json` and brings the pages up to date. The dense networks are measured at the sizes
+that a worker of 1, 2, 8, 64 and 1,000 would get of one batch. Dense and convolutional networks are
+measured at 100 and 1,000 images a worker. The network between the workers is not measured but
+stated: a ring all-reduce sends 2 (n - 1) / n of the message through each worker's link, in
+2 (n - 1) hops, after the gradient is whole.
 
 References:
     Patarasuk & Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations".
@@ -11,6 +13,7 @@ References:
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -23,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import results
+from benchmarks import results, workers
 
 PATH = results.FOLDER / "scaling.json"
 WORKERS = (1, 2, 8, 64, 1000)
@@ -32,6 +35,34 @@ _PRESET = "mlp_mnist"
 _NETWORK = {"gbit_per_second": 10, "latency_us": 50}
 _STEPS, _ROUNDS = 200, 7
 _MOST = 100_000  # workers, as far as the model is asked
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Networks at a number of images a worker.
+
+    Attributes:
+        name: what the table calls them.
+        preset: the preset whose networks they are, trained with the ELBO in float32.
+        image_size: height and width of the images, in pixels.
+        batch_size: images a worker.
+        steps: steps of a measurement.
+    """
+
+    name: str
+    preset: str
+    image_size: int
+    batch_size: int
+    steps: int
+
+
+CASES = (
+    Case("dense, 28 x 28", "mlp_mnist", 28, 1000, 40),
+    Case("convolutions, 28 x 28", "conv_mnist", 28, 100, 40),
+    Case("convolutions, 28 x 28", "conv_mnist", 28, 1000, 6),
+    Case("convolutions, 128 x 128", "conv_mnist", 128, 100, 4),
+    Case("convolutions, 128 x 128", "conv_mnist", 128, 1000, 1),
+)
 
 
 def share(batch_size: int, workers: int) -> int:
@@ -46,6 +77,18 @@ def network_seconds(message_bytes: int, workers: int, network: Mapping[str, floa
     return sent * 8 / (network["gbit_per_second"] * 1e9) + hops * network["latency_us"] * 1e-6
 
 
+def rows(path: Path = PATH) -> dict[str, dict[str, list[float]]]:
+    """Returns the seconds of a step in each round, under what was measured.
+
+    The result is {} if nothing was measured yet.
+    """
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    under_one = found["seconds"][str(found["batch_size"])]
+    return {"no strategy": {"seconds": found["alone"]}, "a strategy": {"seconds": under_one}}
+
+
 def text(path: Path = PATH) -> str:
     """Renders the measurements as Markdown: a table, where scaling stops, what was measured."""
     if not path.exists():
@@ -55,8 +98,8 @@ def text(path: Path = PATH) -> str:
     alone = statistics.median(found["alone"])
     seconds = {int(rows): statistics.median(runs) for rows, runs in found["seconds"].items()}
 
-    def wire(workers: int) -> float:
-        return network_seconds(message, workers, network)
+    def wire(count: int) -> float:
+        return network_seconds(message, count, network)
 
     lines = [
         f"| workers | compute, {batch} images shared | network | speed-up "
@@ -64,12 +107,12 @@ def text(path: Path = PATH) -> str:
         "|---|---|---|---|---|",
         f"| 1, no strategy | {alone * 1e3:.1f} ms |  | 1.00 | 1.00 |",
     ]
-    for workers in found["workers"]:
-        own = seconds[share(batch, workers)]
-        same = alone / (own + wire(workers))
-        more = workers * alone / (seconds[batch] + wire(workers))
+    for count in found["workers"]:
+        own = seconds[share(batch, count)]
+        same = alone / (own + wire(count))
+        more = count * alone / (seconds[batch] + wire(count))
         lines.append(
-            f"| {workers:,} | {own * 1e3:.1f} ms | {wire(workers) * 1e3:.1f} ms | {same:.2f} "
+            f"| {count:,} | {own * 1e3:.1f} ms | {wire(count) * 1e3:.1f} ms | {same:.2f} "
             f"| {more:.2f} |"
         )
     sizes = np.array(sorted(seconds))
@@ -91,60 +134,110 @@ def text(path: Path = PATH) -> str:
             f"Each worker gives {message:,} bytes to the all-reduce of a step: the gradient of "
             f"{found['parameters']:,} parameters and a few sums. With the batch kept at {batch} "
             f"images {stops}; with {batch} images a worker, more than half of each step is network "
-            f"from {half:,} workers on. Network, stated: {network['gbit_per_second']} Gbit/s, "
+            f"from {half:,} workers on.",
+            "",
+            "The next table shows the speed-up over one process without a strategy, at the same "
+            "number of images a worker:",
+            "",
+            *_table_of_cases(found["cases"], found["workers"], network),
+            "",
+            f"Network, stated: {network['gbit_per_second']} Gbit/s, "
             f"{network['latency_us']} microseconds a hop, ring all-reduce, not overlapped with "
-            f"compute. Compute, measured, Keras' loop included: `{found['preset']}`, median of "
-            f"{found['rounds']} rounds of {found['steps']} steps on {machine['cores']} cores of "
-            f"{machine['cpu']}, load average before the run {machine['load_average']}; {versions}.",
+            "compute. Compute, measured, Keras' loop included: the networks of "
+            f"{' and '.join(f'`{name}`' for name in found['presets'])} with the ELBO in float32, "
+            f"median of {found['rounds']} rounds on {machine['cores']} cores of {machine['cpu']}, "
+            f"load average before the run {machine['load_average']}; {versions}.",
         ]
     )
 
 
+def _table_of_cases(
+    cases: list[dict[str, Any]], workers: list[int], network: Mapping[str, float]
+) -> list[str]:
+    """Renders the cases as lines of a Markdown table."""
+    columns = "".join(f" {count:,} workers |" for count in workers)
+    lines = [
+        f"| networks | images a worker | step, no strategy | step under a strategy | message |"
+        f"{columns}",
+        "|---" * (5 + len(workers)) + "|",
+    ]
+    for case in cases:
+        alone, own = (statistics.median(case[kind]) for kind in ("alone", "shared"))
+        wires = (network_seconds(case["message_bytes"], count, network) for count in workers)
+        speed = (n * alone / (own + wire) for n, wire in zip(workers, wires, strict=True))
+        lines.append(
+            f"| {case['name']} | {case['batch_size']:,} | {alone * 1e3:.1f} ms "
+            f"| {own * 1e3:.1f} ms | {case['message_bytes'] / 1e6:.1f} MB |"
+            + "".join(f" {times:,.2f} |" for times in speed)
+        )
+    return lines
+
+
 def measure() -> dict[str, Any]:
-    """Measures a step of one worker at each share of the batch, and of no strategy, in turn."""
+    """Measures the steps of one worker under a strategy, and of no strategy, in turn."""
     import keras
     import tensorflow as tf
 
+    from vae_keras.data import datasets
     from vae_keras.trainer import replicas
     from vae_keras.training.build import build_model
-    from vae_keras.training.plan import load_data
     from vae_keras.zoo import presets
 
-    recipe = presets.load_recipe(_PRESET)
-    batch = recipe.batch_size
-    images = load_data(recipe.data).images.x_train
     about = results.machine()
     strategy = tf.distribute.MirroredStrategy(["CPU:0"], tf.distribute.ReductionToOneDevice())
-    plain = build_model(recipe, images.shape[1:], len(images))
-    with strategy.scope():
-        shared = build_model(recipe, images.shape[1:], len(images))
+    digits = datasets.load_mnist().x_train
 
-    def seconds_per_step(model: keras.Model, size: int) -> float:
+    def built(preset: str, image_size: int) -> tuple[Any, Any, np.ndarray]:
+        """Returns a model without a strategy, one under it, and images."""
+        images = digits
+        if image_size != digits.shape[1]:
+            resized = tf.image.resize(digits[:2000], (image_size, image_size))
+            images = tf.cast(tf.round(resized), tf.uint8).numpy()
+        arguments = workers.recipe(preset), images.shape[1:], len(digits)
+        with strategy.scope():
+            shared = build_model(*arguments)
+        return build_model(*arguments), shared, images
+
+    def seconds_per_step(model: keras.Model, images: np.ndarray, size: int, steps: int) -> float:
         ends: list[float] = []
         clock = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda epoch, logs: ends.append(time.perf_counter())
         )
-        rows = images[: _STEPS * size]
-        # The pipeline starts in the first epoch.
+        rows = images[: steps * size]
+        # The first epoch compiles what is new, and the pipeline starts in it. It is not timed.
         model.fit(rows, batch_size=size, epochs=2, verbose=0, callbacks=[clock])
-        return (ends[1] - ends[0]) / _STEPS
+        return (ends[1] - ends[0]) / steps
 
-    cases = [(plain, batch), *((shared, share(batch, workers)) for workers in WORKERS)]
-    for case in cases:
-        seconds_per_step(*case)  # compiles
-    runs = [[seconds_per_step(*case) for case in cases] for _ in range(_ROUNDS)]
-    alone, *others = ([run[index] for run in runs] for index in range(len(cases)))
+    def rounds(cases: list[tuple[Any, np.ndarray, int, int]]) -> list[list[float]]:
+        """Returns the seconds a step of each case in each round."""
+        runs = [[seconds_per_step(*case) for case in cases] for _ in range(_ROUNDS)]
+        return [list(of_case) for of_case in zip(*runs, strict=True)]
+
+    plain, shared, images = built(_PRESET, 28)
+    batch = presets.load_recipe(_PRESET).batch_size
+    sizes = [share(batch, count) for count in WORKERS]
+    alone, *others = rounds(
+        [(plain, images, batch, _STEPS), *((shared, images, size, _STEPS) for size in sizes)]
+    )
+    cases = []
+    for case in CASES:
+        pair = built(case.preset, case.image_size)
+        given = pair[2], case.batch_size, case.steps
+        first, second = rounds([(pair[0], *given), (pair[1], *given)])
+        message = {"message_bytes": replicas.message_bytes(pair[1])}
+        cases.append(dataclasses.asdict(case) | message | {"alone": first, "shared": second})
+        print(cases[-1], flush=True)
     return {
-        "preset": _PRESET,
+        "presets": sorted({case.preset for case in CASES}),
         "parameters": shared.count_params(),
         "message_bytes": replicas.message_bytes(shared),
         "batch_size": batch,
         "network": _NETWORK,
         "workers": WORKERS[1:],
         "rounds": _ROUNDS,
-        "steps": _STEPS,
         "alone": alone,
-        "seconds": {size: run for (_, size), run in zip(cases[1:], others, strict=True)},
+        "seconds": dict(zip(sizes, others, strict=True)),
+        "cases": cases,
         "machine": about,
         "versions": {name: importlib.metadata.version(name) for name in ("tensorflow", "keras")},
     }
@@ -152,6 +245,7 @@ def measure() -> dict[str, Any]:
 
 def main() -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     from benchmarks import render
 
     PATH.write_text(json.dumps(measure(), indent=2) + "\n", encoding="utf-8")

@@ -33,7 +33,9 @@ def test_the_figures_are_those_of_the_model():
     found = json.loads(scaling.PATH.read_text(encoding="utf-8"))
     assert found["parameters"] == VAE().count_params()
     assert found["message_bytes"] == replicas.message_bytes(VAE())
-    assert all(len(runs) == found["rounds"] >= 7 for runs in found["seconds"].values())
+    runs = [*found["seconds"].values()]
+    runs += [case[kind] for case in found["cases"] for kind in ("alone", "shared")]
+    assert all(len(seconds) == found["rounds"] >= 7 for seconds in runs)
 
 
 def test_the_table_follows_from_the_figures(tmp_path):
@@ -46,6 +48,10 @@ def test_the_table_follows_from_the_figures(tmp_path):
         "workers": [2, 5],
         "alone": [0.010, 0.010, 0.5],
         "seconds": {str(size): [0.001 * size] * 3 for size in sizes},
+        "cases": [
+            {"name": "dense", "batch_size": 1000, "message_bytes": 1_000_000}
+            | {"alone": [0.01], "shared": [0.02]}
+        ],
     }
     path = tmp_path / "scaling.json"
     path.write_text(json.dumps(found | made_up))
@@ -55,3 +61,4 @@ def test_the_table_follows_from_the_figures(tmp_path):
     assert lines[4] == "| 5 | 2.0 ms | 2.4 ms | 2.27 | 4.03 |"
     assert "the fastest step is that of 5 workers" in lines[6]
     assert "network from 42 workers on" in lines[6]
+    assert "| dense | 1,000 | 10.0 ms | 20.0 ms | 1.0 MB | 0.94 | 2.23 |" in lines

@@ -200,7 +200,8 @@ def test_a_card_says_what_trained_and_what_published():
     ("name", "sentences"),
     [
         ("mlp_mnist", ["without the last 10,000, which were held out", "along a cosine. "]),
-        ("conv_mnist", ["on all training images of MNIST. ", "along a cosine, with 1 restart. "]),
+        ("mlp_mnist_converged", ["on all training images of MNIST. "]),
+        ("conv_mnist", ["without the last 5,000,", "along a cosine, with 2 restarts. "]),
     ],
 )
 def test_a_card_describes_the_training(name, sentences):
