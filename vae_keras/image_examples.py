@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from vae_keras import assembly, data, noise
 from vae_keras.labels import Classes
-from vae_keras.objectives import Terms
+from vae_keras.objectives import ELBO, Terms
 from vae_keras.trainer import Bound, fast_path, graph_checks
 from vae_keras.trainer.provided import Provided
 from vae_keras.utils import checks
@@ -155,10 +155,10 @@ class ImageExamples(Provided):
         images, labels = examples
         return images, tf.one_hot(labels, self.classes.count)
 
-    def place_settings(self, strategy: tf.distribute.Strategy) -> None:
+    def place_settings(self, strategy: tf.distribute.Strategy | None) -> None:
         """Places the variable of the objective, see `Provided.place_settings`."""
-        if hasattr(self.objective, "place"):
-            self.objective.place(strategy)
+        if strategy is not None and isinstance(self.objective, ELBO):
+            self.objective.place_weight(strategy)
 
     def _kl_weight(self) -> Callable[[tf.Tensor | None], Any] | None:
         """The objective's weight of the KL at a step, or None where it is always 1."""

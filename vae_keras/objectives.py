@@ -111,7 +111,7 @@ class ELBO:
         elif self.weighs_kl:
             self._variable = tf.Variable(self._beta, trainable=False, dtype=tf.float32)
 
-    def place(self, strategy: tf.distribute.Strategy) -> None:
+    def place_weight(self, strategy: tf.distribute.Strategy) -> None:
         """Makes the variable of the weight anew unless it belongs to a strategy.
 
         A replica's kernel can only read a variable of its own device.

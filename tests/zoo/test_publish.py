@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.conftest import trainable
+from tests.conftest import slow_except, trainable
 from vae_keras import VAE, MLPDecoder, MLPEncoder, data, export
 from vae_keras.data import datasets
 from vae_keras.training import artifacts
@@ -218,7 +218,7 @@ def test_a_publication_measures_and_draws_the_test_set(run, dataset, finished):
     assert "[small](small/README.md)" in (folder.parent / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("place", ["measurement", "figures", "curve"])
+@pytest.mark.parametrize("place", slow_except(["measurement"], ["measurement", "figures", "curve"]))
 def test_a_publication_that_fails_leaves_the_zoo_as_it_is(run, monkeypatch, place):
     def failing(*_):
         raise FileNotFoundError("it failed")

@@ -116,11 +116,11 @@ class Provided:
         """The Python values that a compiled step has read; a change compiles it anew."""
         return ()
 
-    def place_settings(self, strategy: tf.distribute.Strategy) -> None:
+    def place_settings(self, strategy: tf.distribute.Strategy | None) -> None:
         """Lets the replicas of a strategy read the variables of settings, before each call.
 
         Args:
-            strategy: the strategy that the model was built under.
+            strategy: the strategy that the model was built under, or None.
         """
 
     def xla_pays(self) -> bool:

@@ -234,10 +234,8 @@ class StepModel(Provided, keras.Model):
         # dependency they would not wait for its checks.
         with tf.control_dependencies([*tf.nest.flatten(examples), weights]):
             draws = self.draws(step.num_rows(examples), self.train_counter, 0, training=True)
-
-            def take() -> tf.Tensor:
-                return self._kernel("one_step")(examples, weights, draws, training=True)
-
+            one_step = self._kernel("one_step")
+            take = functools.partial(one_step, examples, weights, draws, training=True)
             is_weighed = keras.utils.unpack_x_y_sample_weight(batch)[2] is not None
             if not is_weighed and tf.nest.flatten(examples)[0].shape[0]:
                 totals = take()
@@ -366,8 +364,7 @@ class StepModel(Provided, keras.Model):
         made: dict[str, Any] = {"settings": None}
 
         def function(iterator: Any) -> Any:
-            if self.strategy is not None:
-                self.place_settings(self.strategy)
+            self.place_settings(self.strategy)
             settings = self.traced_settings()
             if made["settings"] != settings:
                 self._kernels = {}
