@@ -401,7 +401,7 @@ class Detector:
                     "a detector belongs to the model that it was calibrated with. "
                     f"Received: {path}, of a model with other weights. {remedy}"
                 )
-            # The first detectors did not name it.
+            # The first detectors did not name their binarization.
             _require_binarization(content.get("binarization", model.binarization), model)
             constants = {
                 name: np.asarray(value, np.float32) for name, value in content["constants"].items()

@@ -385,7 +385,8 @@ def evaluate_elbo(
 
     Raises:
         checks.InputError: if x does not hold images of the model's shape, if num_samples is below 1
-            or does not fit into memory, and for pixels between the levels of a likelihood of 256.
+            or does not fit into memory, and for pixels between the levels of a likelihood with 256
+            levels.
 
     Example:
         >>> evaluate_elbo(vae, x_test).elbo.per_example.shape

@@ -52,9 +52,9 @@ def predict(
         max_rows: rows of a request, >= 1. More rows are sent as several requests. Default 64.
 
     Returns:
-        Arrays by the name of the output, float32, and float64 for "p_value", which is compared with
-        a rate. A single output, which the server leaves unnamed,
-        has the name "output".
+        Arrays by the name of the output. They are float32, and float64 for "p_value", which is
+        compared with a rate. A single output, which the server leaves unnamed, has the name
+        "output".
 
     Raises:
         ValueError: for inputs without rows or of different lengths.

@@ -87,8 +87,8 @@ class Held(NamedTuple):
     Attributes:
         x: uint8 [N, H, W, C], in memory or as `Rows`.
         y: labels [N], or None.
-        kind: what they are: "test" or "validation" images of the data that the model was trained
-            on, or "unseen" images.
+        kind: what they are: "test" or "validation" images of a division, or "unseen" images of
+            data without one.
         invert: whether figures draw black as white.
         names: name of each image.
     """
@@ -109,8 +109,9 @@ def load_held_out(arguments: argparse.Namespace, model: VAE) -> Held:
         model: the model. Own images are scaled to its image size.
 
     Returns:
-        The test images of the data. Without a given division these are all images that the model
-        did not train on.
+        The test images of the data that the model was trained on, or of another given division.
+        Of other data without a division these are all images. Images that the model trained on are
+        left out.
 
     Raises:
         checks.InputError: if the data cannot be loaded, or the user has to name them.

@@ -20,7 +20,7 @@ from vae_keras.utils import checks
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _WAITING = 64  # files of a thread that are read ahead
-_WAITING_BYTES = 2**28  # of all of them, since archives hold the content of a file that waits
+_WAITING_BYTES = 2**28  # of the files that wait: an archive holds their contents in memory
 _BLOCK = 64  # images of a block
 
 

@@ -52,7 +52,7 @@ def open_images(
 
     If the data come without a division, one image in ten is for testing. The division and the
     order of the images are random with the seed `splits.SPLIT_SEED`: the same images always give
-    the same division. Images with equal pixels are never divided.
+    the same division. No split that is drawn divides images with equal pixels.
 
     Images of more than `IN_MEMORY` bytes are decoded once, into a cache on the disk, which is then
     mapped into memory.
