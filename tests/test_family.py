@@ -97,9 +97,9 @@ MEMBERS = {
     "conv-elbo-colour-levels-of-classes": ("conv_of_classes", ELBO(), COLOUR, MIXTURE),
 }
 # The fast members have each kind of network, objective, likelihood and prior once at least.
-SAVED = ("top-down-iwae",)
-SERVED = ("mlp-elbo-flow-of-classes",)
-MEASURED = ("mlp-iwae-continuous", "conv-elbo-colour-levels-of-classes", "conv-iwae")
+SAVED = ("conv-iwae-flow",)
+SERVED = ("mlp-iwae-of-classes",)
+MEASURED = ("mlp-iwae-continuous", "conv-elbo-colour-levels-of-classes", "top-down-iwae")
 
 
 def members(*fast: str):

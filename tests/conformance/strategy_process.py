@@ -134,7 +134,7 @@ REFUSED = {
         "needs a row for each of 2 replicas",
     ),
 }
-FAST = ("arrays", "batch-norm")  # the cases of the fast suite
+FAST = ("arrays",)  # the cases of the fast suite
 
 
 def two_devices():

@@ -157,7 +157,7 @@ def litert_interpreter():
     return tf.lite.Interpreter
 
 
-@of_each("dense", "recurrent", "256 levels")
+@of_each("256 levels")
 def test_litert_parts_answer_as_the_model_which_stays_as_it_is(whole, tmp_path):
     config, weights = whole.get_config(), whole.get_weights()
     paths = export.export_parts(whole, tmp_path, "litert")

@@ -110,7 +110,8 @@ def test_several_batches_a_call_change_no_bit(strategy, digits, steps, ends):
     )
 
 
-@pytest.mark.parametrize("skipped", slow_except([5], [3, 5, 6]))
+@pytest.mark.slow
+@pytest.mark.parametrize("skipped", [3, 5, 6])
 def test_a_run_goes_on_within_a_call(strategy, digits, skipped):
     whole, first, second = (shared(strategy, steps) for steps in (1, 1, 4))
     whole.fit(digits, batch_size=11, epochs=2, verbose=0)
