@@ -181,9 +181,11 @@ def measure() -> dict[str, Any]:
     from vae_keras.data import datasets
     from vae_keras.trainer import replicas
     from vae_keras.training.build import build_model
+    from vae_keras.utils import startup
     from vae_keras.zoo import presets
 
     about = results.machine()
+    startup.keep_freed_memory()
     strategy = tf.distribute.MirroredStrategy(["CPU:0"], tf.distribute.ReductionToOneDevice())
     digits = datasets.load_mnist().x_train
 

@@ -24,11 +24,14 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 
 def recipe(preset: str) -> presets.Recipe:
-    """Returns the recipe of a preset's networks, trained with the ELBO in float32."""
+    """Returns the recipe of a preset's networks, trained with the ELBO in float32 on all images."""
     from vae_keras.zoo import presets
 
     return dataclasses.replace(
-        presets.load_recipe(preset), objective=presets.Part("ELBO"), precision="float32"
+        presets.load_recipe(preset),
+        objective=presets.Part("ELBO"),
+        precision="float32",
+        validation=0,
     )
 
 
@@ -101,9 +104,11 @@ def train(preset: str, batch_size: int, num_steps: int, core: int) -> None:
 
     from vae_keras.data import datasets
     from vae_keras.training.build import build_model
+    from vae_keras.utils import startup
 
     scope: contextlib.AbstractContextManager = contextlib.nullcontext()
     if "TF_CONFIG" in os.environ:
+        startup.keep_freed_memory()
         scope = tf.distribute.MultiWorkerMirroredStrategy().scope()
     images = datasets.load_mnist().x_train[: num_steps * batch_size]
     with scope:

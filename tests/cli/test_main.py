@@ -164,6 +164,20 @@ def test_a_command_uses_onednn_unless_the_user_says_otherwise(given, used, tmp_p
     assert done.stderr == f"Error: {used}\n"
 
 
+@pytest.mark.parametrize(("strategy", "said"), [("none", ""), ("multi_worker", "kept\n")])
+def test_only_training_under_a_strategy_keeps_freed_memory(strategy, said):
+    code = (
+        "import sys\n"
+        "sys.argv[0] = 'vae-keras'\n"
+        "from vae_keras.cli.main import main\n"
+        "from vae_keras.utils import startup\n"
+        "startup.keep_freed_memory = lambda: print('kept')\n"
+        "startup.require_environment = sys.exit\n"
+        f"main(['train', '--strategy', '{strategy}'])\n"
+    )
+    assert start("-c", code).stdout == said
+
+
 @pytest.mark.parametrize("command", [["train.py"], ["-m", "vae_keras", *SAMPLE]])
 @pytest.mark.parametrize("debug", [[], ["--debug"]])
 def test_an_import_that_fails_is_one_line(command, debug, tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,38 @@ def test_the_collector_is_left_as_it_was(is_on):
         assert gc.isenabled() is is_on
     finally:
         gc.enable() if was_on else gc.disable()
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="it is a setting of the GNU C library"
+)
+def test_freed_memory_is_kept():
+    """Memory that is kept is not asked for again, so Linux counts no new pages."""
+    code = (
+        "import ctypes, resource\n"
+        "from vae_keras.utils import startup\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]\n"
+        "libc.free.argtypes = [ctypes.c_void_p]\n"
+        "def pages():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(10):\n"
+        "        blocks = [libc.malloc(2**20) for _ in range(16)]\n"
+        "        for block in blocks:\n"
+        "            ctypes.memset(block, 1, 2**20)\n"
+        "        for block in reversed(blocks):\n"
+        "            libc.free(block)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "returned = pages()\n"
+        "startup.keep_freed_memory()\n"
+        "pages()\n"  # the heap grows once more
+        "print(returned, pages())\n"
+    )
+    code = "import sys\nsys.argv[0] = 'vae-keras'\n" + code
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    returned, kept = map(int, done.stdout.split())
+    assert returned > 1000  # all 4,096 pages of 4 KiB, several times
+    assert kept < 100
 
 
 @pytest.mark.slow

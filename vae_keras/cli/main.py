@@ -57,6 +57,8 @@ def _run(arguments: argparse.Namespace) -> None:
             # neural networks. On such an AMD EPYC a training step of hierarchical_mnist takes 0.75
             # of its processor time with them.
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+            if getattr(arguments, "strategy", "none") != "none":
+                startup.keep_freed_memory()
             if sys.stdout is not None:  # a name may have letters that the terminal lacks
                 sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
             if not arguments.debug:
