@@ -70,8 +70,11 @@ def chart(title: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.text(median + spread[1][index], index, f"  {median:.2f}", va="center", fontsize=9)
     axes.margins(x=0.12)
     axes.axvline(1.0, color="#444", linewidth=0.8)
-    axes.set_xlabel(f"time over that of “{rows[0]['contestant']}”, lower is faster")
-    figure.suptitle(title)  # a title of the axes would be cut off beside long names
+    # Texts of the axes would be cut off beside long names of contestants.
+    figure.supxlabel(
+        f"time over that of “{rows[0]['contestant']}”, lower is faster", fontsize="medium"
+    )
+    figure.suptitle(title)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

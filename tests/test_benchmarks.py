@@ -102,6 +102,19 @@ def test_a_race_follows_another_order_each_round(monkeypatch):
     assert costs == {name: [1.0] * 7 for name in "abcd"}
 
 
+MEASURED = [case for case in (*contests.CONTESTS, *commands.COMMANDS) if results.read(case)]
+
+
+@pytest.mark.parametrize("case", MEASURED)
+def test_no_text_of_a_chart_is_cut_off(case):
+    title = contests.CONTESTS[case].title if case in contests.CONTESTS else commands.TITLES[case]
+    figure = render.chart(title, results.read(case))
+    figure.canvas.draw()
+    for text in (figure._suptitle, figure._supxlabel):
+        extent = text.get_window_extent()
+        assert 0 <= extent.x0 < extent.x1 <= figure.bbox.width, text.get_text()
+
+
 @pytest.mark.parametrize("path", render.PAGES, ids=lambda path: path.stem)
 def test_every_place_for_results_is_closed(path):
     text = path.read_text(encoding="utf-8")
