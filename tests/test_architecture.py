@@ -50,7 +50,7 @@ LAYERS = (
     ("trainer.nonfinite", "trainer.graph_checks"),
     ("trainer.step",),
     ("trainer.provided",),
-    ("trainer.fast_path",),
+    ("trainer.fast_path", "trainer.updates"),
     ("trainer.replicas",),
     ("trainer.inputs", "trainer.step_model"),
     ("trainer.callbacks", "trainer.intake"),
@@ -119,8 +119,11 @@ RESERVED = {
 THEIR_PRIVATE = {
     "kernels.gradients": {"_registry"},
     "trainer.fast_path": {"_flatten_layers", "_non_trainable_variables", "_seed_generators"},
-    "trainer.replicas": {"_distributed_tf_update_step"},
-    "trainer.step_model": {"_all_reduce_sum_gradients"},
+    "trainer.updates": {
+        "_all_reduce_sum_gradients",
+        "_distributed_tf_update_step",
+        "_distribution_strategy",
+    },
 }
 LONGEST_CLASS = 400
 

@@ -1,7 +1,7 @@
-"""Trains on one device and on two logical ones; `test_strategy.py` starts it.
+"""Trains without a strategy and on one and two logical devices; `test_strategy.py` starts it.
 
 It runs in a process of its own because the CPU must be split before TensorFlow starts. Argument:
-the file to write, an npz of "<case> <replicas> <what>".
+the file to write, an npz of "<case> <scope> <what>".
 """
 
 import os
@@ -109,7 +109,7 @@ CASES = {
     "checkpoint-rate": ("mlp", "sgd", lambda: {"x": X, "batch_size": 8, "shuffle": False}),
     "mixed": ("mixed bfloat16", "sgd", lambda: {"x": X, "batch_size": 8}),
 }
-# name: network, optimizer, arguments of compile and fit, words of the refusal
+# What only several replicas refuse: network, optimizer, arguments of compile and fit, the words
 REFUSED = {
     "accumulation": ("mlp", "accumulation", {}, {"x": X}, "gradient_accumulation_steps=4"),
     "uneven-epochs": (
@@ -137,17 +137,34 @@ REFUSED = {
 FAST = ("arrays",)  # the cases of the fast suite
 
 
+def one_device():
+    """A strategy with one replica, which does not run on the device that TensorFlow prefers."""
+    return tf.distribute.MirroredStrategy(["CPU:1"], tf.distribute.ReductionToOneDevice())
+
+
 def two_devices():
     operations = tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], operations)
 
 
+SCOPES = {"none": lambda: None, "one": one_device, "two": two_devices}
+
+
+def case(name):
+    """The network, the optimizer, and the arguments of compile and fit of a case."""
+    if name in CASES:
+        network, optimizer, arguments = CASES[name]
+        return network, optimizer, {"jit_compile": False}, {"epochs": 2, **arguments()}
+    network, optimizer, compiled, arguments, _ = REFUSED[name]
+    return network, optimizer, {"jit_compile": False, **compiled}, {"epochs": 3, **arguments}
+
+
 def refusal(name):
     """What a case of `REFUSED` says, and whether a weight has changed."""
-    network, optimizer, compiled, arguments, _ = REFUSED[name]
+    network, optimizer, compiled, arguments = case(name)
     with two_devices().scope():
         vae = table.build(network)
-        vae.compile(table.OPTIMIZERS[optimizer](), **({"jit_compile": False} | compiled))
+        vae.compile(table.OPTIMIZERS[optimizer](), **compiled)
     steps = 0 if name != "batch-for-one" else 4
     try:
         vae.fit(**arguments, shuffle=False, verbose=0)
@@ -205,29 +222,30 @@ def main(path, names):
     tf.config.set_logical_device_configuration(
         processor, [tf.config.LogicalDeviceConfiguration()] * 2
     )
-    found = {f"refused 2 {name}": refusal(name) for name in names if name in REFUSED}
+    found = {f"refused two {name}": refusal(name) for name in names if name in REFUSED}
     if "batch-norm" in names:
         expected, got = as_keras("batch normalization"), normalised_apart()
         for index, (a, b) in enumerate(zip(expected, got, strict=True)):
-            found[f"batch-norm 1 {index}"], found[f"batch-norm 2 {index}"] = a, b
-    for name in (name for name in names if name in CASES):
-        network, optimizer, arguments = CASES[name]
-        for replicas in (1, 2):
+            found[f"batch-norm Keras {index}"], found[f"batch-norm two {index}"] = a, b
+    for name in (name for name in names if name in CASES or name in REFUSED):
+        for scope, made in SCOPES.items():
+            if scope == "two" and name in REFUSED:
+                continue
+            network, optimizer, compiled, arguments = case(name)
             recorder = table.Recorder()
-            scope = two_devices().scope() if replicas == 2 else contextlib.nullcontext()
-            key = f"{name} {replicas}"
+            key = f"{name} {scope}"
             try:
-                with scope:
+                strategy = made()
+                with contextlib.nullcontext() if strategy is None else strategy.scope():
                     vae = build(network)
-                    vae.compile(table.OPTIMIZERS[optimizer](), jit_compile=False)
+                    vae.compile(table.OPTIMIZERS[optimizer](), **compiled)
                 measured = vae.paired(HELD, HELD_Y)
                 start = np.concatenate([w.ravel() for w in vae.get_weights()])
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    given = {"epochs": 2, **arguments()}
-                    if name == "distributed" and vae.strategy is not None:
-                        given["x"] = vae.strategy.experimental_distribute_dataset(given["x"])
-                    history = vae.fit(**given, callbacks=[recorder], verbose=0)
+                    if name == "distributed" and strategy is not None:
+                        arguments["x"] = strategy.experimental_distribute_dataset(arguments["x"])
+                    history = vae.fit(**arguments, callbacks=[recorder], verbose=0)
                 found[f"{key} evaluate"] = vae.evaluate(measured, batch_size=8, verbose=0)
                 found[f"{key} predict"] = vae.predict(measured, verbose=0)
                 found[f"{key} start"] = start

@@ -26,7 +26,7 @@ weights = rng.random(61).astype(np.float32)
 
 def strategy(replicas, collective):
     """Two strategies in one process must not both use collective operations."""
-    devices = [f"CPU:{index}" for index in range(replicas)]
+    devices = [f"CPU:{index}" for index in range(4 - replicas, 4)]  # not the preferred one
     operations = None if collective else tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy(devices, operations)
 
@@ -77,14 +77,16 @@ def weighted(vae):
 
 
 found = {}
-cases = {arrays: (0, 2, 4), compiled: (0, 2), dataset: (0, 2), weighted: (0, 2)}
+cases = {arrays: (0, 1, 2, 4), compiled: (0, 1, 2), dataset: (0, 2), weighted: (0, 2)}
 for case, counts in cases.items():
     for replicas in counts:  # 0 is no strategy
         collective = case is arrays and replicas == 2
-        scope = strategy(replicas, collective).scope() if replicas else contextlib.nullcontext()
-        with scope:
+        made = strategy(replicas, collective) if replicas else None
+        with made.scope() if made else contextlib.nullcontext():
             vae = build(case)
-        history, evaluated = case(vae)
+        # Inside of the scope, one replica takes the steps of several ones.
+        with made.scope() if replicas == 1 else contextlib.nullcontext():
+            history, evaluated = case(vae)
         results = {name: np.array(values) for name, values in history.items()}
         results["evaluate"] = np.array(evaluated)
         results["weights"] = np.concatenate([w.ravel() for w in vae.get_weights()])

@@ -1,5 +1,6 @@
 """One step over several replicas is the step of one device."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,15 @@ def found(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "replicas"),
-    [("arrays", 2), ("arrays", 4), ("compiled", 2), ("dataset", 2), ("weighted", 2)],
+    [
+        ("arrays", 1),
+        ("arrays", 2),
+        ("arrays", 4),
+        ("compiled", 1),
+        ("compiled", 2),
+        ("dataset", 2),
+        ("weighted", 2),
+    ],
 )
 def test_replicas_change_nothing_beyond_float_error(found, case, replicas):
     one, several = found[case, 0], found[case, replicas]
@@ -53,8 +62,15 @@ def test_the_case_moves_the_weights_further_than_the_tolerance(found):
 
 
 @pytest.fixture(scope="module")
-def strategy():
+def made():
     return tf.distribute.MirroredStrategy(["CPU:0"], tf.distribute.ReductionToOneDevice())
+
+
+@pytest.fixture
+def strategy(made):
+    """A strategy inside of whose scope a test runs: one replica takes the steps of several ones."""
+    with made.scope():
+        yield made
 
 
 class Ends(keras.callbacks.Callback):
@@ -70,21 +86,32 @@ class Ends(keras.callbacks.Callback):
         self.found.append(batch)
 
 
-def shared(strategy, steps="auto", optimizer=keras.optimizers.Adam, xla=False):
-    with strategy.scope():
-        vae = small_vae()
-        vae.compile(optimizer(0.01), steps_per_execution=steps, jit_compile=xla)
+def compiled_vae(steps="auto", optimizer=keras.optimizers.Adam, xla=False):
+    vae = small_vae()
+    vae.compile(optimizer(0.01), steps_per_execution=steps, jit_compile=xla)
     return vae
 
 
-def test_one_replica_takes_the_steps_of_no_strategy(strategy, digits):
-    """One replica trains to the same weights as a model without a strategy."""
-    one, plain = shared(strategy), small_vae()
-    plain.compile(keras.optimizers.Adam(0.01), jit_compile=False)
-    histories = [vae.fit(digits[:50], batch_size=20, epochs=2, verbose=0) for vae in (one, plain)]
-    np.testing.assert_allclose(*(history.history["elbo"] for history in histories), rtol=1e-5)
-    for ours, theirs in zip(one.get_weights(), plain.get_weights(), strict=True):
+def test_one_replica_trains_as_no_strategy_does(made, digits):
+    """Inside of the scope up to float error; outside of it to the last bit, in the same calls."""
+
+    def trained(strategy, inside=False):
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            vae = compiled_vae()
+        with strategy.scope() if inside else contextlib.nullcontext():
+            history = vae.fit(digits[:50], batch_size=20, epochs=2, verbose=0)
+        return vae.num_calls, history.history["elbo"], vae.get_weights()
+
+    calls, elbo, weights = trained(None)
+    assert calls == 2
+    _, shared_elbo, shared_weights = trained(made, inside=True)
+    np.testing.assert_allclose(shared_elbo, elbo, rtol=1e-5)
+    for ours, theirs in zip(shared_weights, weights, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0.0, atol=2e-6)
+    own_calls, own_elbo, own_weights = trained(made)
+    assert (own_calls, own_elbo) == (calls, elbo)
+    for ours, theirs in zip(own_weights, weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 CALLS = {4: [3, 7, 3, 7], "auto": [5, 5]}
@@ -93,7 +120,7 @@ CALLS = {4: [3, 7, 3, 7], "auto": [5, 5]}
 @pytest.mark.parametrize(("steps", "ends"), slow_except([(4, CALLS[4])], CALLS.items()))
 def test_several_batches_a_call_change_no_bit(strategy, digits, steps, ends):
     """Six batches, the last one ragged, in calls that hold all of them or end in the middle."""
-    several, one = shared(strategy, steps), shared(strategy, 1)
+    several, one = compiled_vae(steps), compiled_vae(1)
     noted = Ends()
     given = {"batch_size": 11, "epochs": 2, "validation_data": digits[:25], "verbose": 0}
     history = [
@@ -113,7 +140,7 @@ def test_several_batches_a_call_change_no_bit(strategy, digits, steps, ends):
 @pytest.mark.slow
 @pytest.mark.parametrize("skipped", [3, 5, 6])
 def test_a_run_goes_on_within_a_call(strategy, digits, skipped):
-    whole, first, second = (shared(strategy, steps) for steps in (1, 1, 4))
+    whole, first, second = (compiled_vae(steps) for steps in (1, 1, 4))
     whole.fit(digits, batch_size=11, epochs=2, verbose=0)
 
     class Stop(keras.callbacks.Callback):
@@ -121,8 +148,7 @@ def test_a_run_goes_on_within_a_call(strategy, digits, skipped):
             self.model.stop_training = batch + 1 == skipped
 
     first.fit(digits, batch_size=11, callbacks=[Stop()], verbose=0)
-    with strategy.scope():
-        second.optimizer.build(second.trainable_variables)
+    second.optimizer.build(second.trainable_variables)
 
     def state(vae):
         return [variable for metric in vae.metrics for variable in metric.variables]
@@ -144,7 +170,7 @@ def test_a_run_goes_on_within_a_call(strategy, digits, skipped):
 
 
 def test_several_batches_of_a_dataset_in_a_call_are_refused(strategy, digits):
-    vae = shared(strategy, 5)
+    vae = compiled_vae(5)
     before = vae.get_weights()
     with pytest.raises(checks.InputError, match=r"one batch of a dataset. Received: .* 5"):
         vae.fit(tf.data.Dataset.from_tensor_slices(digits).batch(20), verbose=0)
@@ -160,18 +186,18 @@ class Spoilt(keras.optimizers.SGD):
 
 
 def test_a_numpy_number_of_batches_is_a_number(strategy, digits):
-    assert "elbo" in shared(strategy, np.int64(3)).evaluate(digits, verbose=0, return_dict=True)
+    assert "elbo" in compiled_vae(np.int64(3)).evaluate(digits, verbose=0, return_dict=True)
 
 
 @pytest.mark.slow
 def test_a_fault_that_a_callback_waits_for_leaves_the_epochs_as_they_are(strategy, digits):
-    vae = shared(strategy, 6, Spoilt)
+    vae = compiled_vae(6, Spoilt)
     vae.fit(digits, batch_size=10, callbacks=[keras.callbacks.TerminateOnNaN()], verbose=0)
     assert vae.optimizer.iterations == 6
 
 
 def test_a_fault_ends_a_call_of_several_batches_at_its_step(strategy, digits):
-    vae = shared(strategy, 6, Spoilt)
+    vae = compiled_vae(6, Spoilt)
     with pytest.raises(Diverged) as caught:
         vae.fit(digits, batch_size=10, verbose=0)
     assert caught.value.step == 3  # the weights were spoilt by the step before
@@ -191,24 +217,22 @@ def test_xla_compiles_the_update_of_the_optimizer_too(strategy, digits, optimize
         return make(function, *given, jit_compile=jit_compile)
 
     monkeypatch.setattr(replicas.graphs, "compiled", noted)
-    plain, compiled = (shared(strategy, 1, optimizer, xla) for xla in (False, True))
-    for vae, count in ((plain, 0), (compiled, 2)):
+    plain, compiled = (compiled_vae(1, optimizer, xla) for xla in (False, True))
+    for vae, count in ((plain, 0), (compiled, 3)):
         kernels.clear()
         vae.fit(digits, batch_size=20, verbose=0)
-        assert sum(kernels) == count  # the gradient and the updates
+        assert sum(kernels) == count  # the gradient, the totals and the updates
         assert "_distributed_tf_update_step" not in vars(vae.optimizer)
     for a, b in zip(plain.get_weights(), compiled.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
 def test_single_batches_are_refused(strategy, digits):
-    with strategy.scope():
-        vae = small_vae()
     with pytest.raises(checks.InputError, match=r"through fit or evaluate. Received: a generator"):
-        vae.train_on_batch(digits[:4])
+        small_vae().train_on_batch(digits[:4])
 
 
-def test_networks_without_shapes_are_built_from_a_dataset(strategy, digits):
+def test_networks_without_shapes_are_built_from_a_dataset(made, digits):
     def build():
         encoder = [keras.layers.Flatten(), keras.layers.Dense(6, kernel_initializer="ones")]
         decoder = [
@@ -217,15 +241,16 @@ def test_networks_without_shapes_are_built_from_a_dataset(strategy, digits):
         ]
         return small_vae(encoder=keras.Sequential(encoder), decoder=keras.Sequential(decoder))
 
-    with strategy.scope():
-        shared = build()
-    alone = build()
-    assert not shared.built
-    elbo = [
-        vae.fit(tf.data.Dataset.from_tensor_slices(digits[..., 0]).batch(20), verbose=0)
-        for vae in (shared, alone)
-    ]
-    np.testing.assert_allclose(elbo[0].history["elbo"], elbo[1].history["elbo"], rtol=1e-6)
+    def elbo(vae):
+        assert not vae.built
+        batches = tf.data.Dataset.from_tensor_slices(digits[..., 0]).batch(20)
+        return vae.fit(batches, verbose=0).history["elbo"]
+
+    want = elbo(build())
+    with made.scope():
+        one = build()
+        np.testing.assert_allclose(elbo(build()), want, rtol=1e-6)
+    assert elbo(one) == want
 
 
 def test_a_request_to_stop_is_what_all_are_told(strategy, digits):
@@ -235,8 +260,7 @@ def test_a_request_to_stop_is_what_all_are_told(strategy, digits):
         def on_train_batch_end(self, batch, logs=None):
             told.append(self.model.all_stop)
 
-    with strategy.scope():
-        vae = small_vae()
+    vae = small_vae()
     asked = iter([False, True, False])
     vae.wants_stop = lambda: next(asked)
     vae.fit(digits, batch_size=20, callbacks=[Tell()], verbose=0)

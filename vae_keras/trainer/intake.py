@@ -92,7 +92,7 @@ class Intake(StepModel):
             return data
         training = shuffle is not None
         return data.dataset(
-            strategy=self.strategy,
+            strategy=self.shared_strategy,
             stack_size=stack_size,
             labelled=fast_path.overridden_step(self, "train_step", "test_step") is not None,
             paired=self.reads_labels,
@@ -114,7 +114,7 @@ class Intake(StepModel):
         listed = getattr(callbacks, "callbacks", callbacks)
         arrays = [part for part in (data, validation) if part is not None]
         are_arrays = all(isinstance(part, inputs.Arrays) for part in arrays)
-        if self.strategy is not None and wanted not in (None, 1) and not are_arrays:
+        if self.shared_strategy is not None and wanted not in (None, 1) and not are_arrays:
             raise checks.InputError(
                 "A compiled call under a strategy does one batch of a dataset. "
                 f"Received: steps_per_execution {wanted}. Leave it out, or pass arrays."
@@ -122,7 +122,7 @@ class Intake(StepModel):
         if are_arrays:
             reason = fast_path.one_by_one(self, listed, **counts)
             most = inputs.STACK_STEPS
-            if self.strategy is not None and wanted is None:
+            if self.shared_strategy is not None and wanted is None:
                 most = inputs.SHARED_STEPS
                 # All workers must do the same steps in a call, whatever callbacks each has.
                 if replicas.any_worker(self.strategy, reason is not None):

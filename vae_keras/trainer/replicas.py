@@ -2,9 +2,9 @@
 
 The loss is a weighted mean over the global batch. Each replica takes its rows of that batch and
 computes sums and gradients, one all-reduce adds those of all replicas, and each replica applies
-the same gradient. A single replica adds nothing and sends no message. Replicas may hold unequal
-weights: a ragged last batch, sample weights, or no row at all. Noise is keyed by the place of a row
-in the global batch. The number of replicas therefore changes nothing beyond float error.
+the same gradient. Replicas may hold unequal weights: a ragged last batch, sample weights, or no row
+at all. Noise is keyed by the place of a row in the global batch. The number of replicas therefore
+changes nothing beyond float error.
 
 References:
     Patarasuk & Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations".
@@ -12,10 +12,9 @@ References:
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -23,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from vae_keras.data import pipelines
-from vae_keras.trainer import graph_checks, step
+from vae_keras.trainer import graph_checks, step, updates
 from vae_keras.trainer.fast_path import state_variables
 from vae_keras.utils import checks, graphs
 
@@ -154,11 +153,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any, int], dict[str, 
         ]
         return stops[0], *step.checked(model, step.Sums(values, weight[0]), gradients)
 
-    def one_replica(*arguments: Any) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Returns what `read` does for the sums of the only replica."""
-        return read(sums_and_gradient(*arguments))
-
-    def several_replicas(*arguments: Any) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+    def outcome(*arguments: Any) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Returns what `read` does for the sum of all replicas."""
         mine = kernel(*arguments)
         if training:
@@ -166,15 +161,11 @@ def step_function(model: Any, training: bool) -> Callable[[Any, int], dict[str, 
         # Arrays and networks without state need no other message in a step.
         return read(tf.distribute.get_replica_context().all_reduce("sum", mine))
 
-    is_single = model.strategy.num_replicas_in_sync == 1
-    kernel, outcome = sums_and_gradient, one_replica if is_single else several_replicas
+    kernel = sums_and_gradient
     if not model.run_eagerly:
         compiled = functools.partial(graphs.compiled, jit_compile=model.uses_xla)
         # The replicas meet where a layer assigns its state, which they cannot do inside a kernel.
-        if is_single:
-            outcome = outcome if state else compiled(one_replica)
-        else:
-            kernel, read = kernel if state else compiled(kernel), compiled(read)
+        kernel, read = kernel if state else compiled(kernel), compiled(read)
 
     def replica(batch: Any, wants_stop: tf.Tensor, first_row: tf.Tensor) -> tuple[Any, ...]:
         """Returns what `read` does, the rows of the global batch, and whether an epoch ends."""
@@ -204,7 +195,7 @@ def step_function(model: Any, training: bool) -> Callable[[Any, int], dict[str, 
             )
 
             def take() -> tf.Tensor:
-                with _compiled_updates(model, strategy):
+                with updates.compiled(model, strategy):
                     strategy.run(functools.partial(step.apply, model), args=(gradients,))
                 return totals
 
@@ -295,41 +286,6 @@ def any_worker(strategy: tf.distribute.Strategy, says: bool) -> bool:
 def _num_local(strategy: tf.distribute.Strategy) -> int:
     """Returns the number of replicas of this process."""
     return len(strategy.extended.worker_devices)
-
-
-@contextlib.contextmanager
-def _compiled_updates(model: Any, strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Lets XLA compile the optimizer's updates of all variables to one kernel.
-
-    The replicas meet between the gradient and its update, so one kernel cannot hold both. Keras
-    updates a variable on all devices of a process before the next one, and a kernel belongs to one
-    device, so the updates on several devices are left as they are.
-    """
-    fuses = model.uses_xla and _num_local(strategy) == 1
-    with contextlib.ExitStack() as restored:
-        for optimizer in step.optimizers_of(model) if fuses else []:
-            restored.enter_context(_compiled_update(optimizer))
-        yield
-
-
-@contextlib.contextmanager
-def _compiled_update(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Lets XLA compile the method by which an optimizer updates all of its variables."""
-    update = optimizer._distributed_tf_update_step
-
-    def compiled(strategy: Any, gradients_and_variables: Any, learning_rate: Any) -> None:
-        gradients, variables = zip(*gradients_and_variables, strict=True)
-
-        def updates(*gradients: tf.Tensor) -> None:
-            update(strategy, zip(gradients, variables, strict=True), learning_rate)
-
-        graphs.compiled(updates, jit_compile=True)(*gradients)
-
-    optimizer._distributed_tf_update_step = compiled
-    try:
-        yield
-    finally:
-        del optimizer._distributed_tf_update_step
 
 
 def _share(model: Any, batch: Any, context: tf.distribute.ReplicaContext) -> pipelines.Share:

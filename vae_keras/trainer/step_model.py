@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from vae_keras.data.pipelines import Stack
-from vae_keras.trainer import fast_path, graph_checks, nonfinite, replicas, step
+from vae_keras.trainer import fast_path, graph_checks, nonfinite, replicas, step, updates
 from vae_keras.trainer.provided import Provided
 from vae_keras.utils import checks, graphs
 
@@ -44,6 +44,8 @@ class StepModel(Provided, keras.Model):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
+        if self.strategy is not None and self.strategy.num_replicas_in_sync == 1:
+            self._distribute_strategy = None  # Keras enters its scope again unless this is None
         self.steps_to_skip = 0
         self.num_calls = 0
         self.wants_stop: Callable[[], bool] = lambda: False
@@ -125,17 +127,7 @@ class StepModel(Provided, keras.Model):
             run_eagerly=run_eagerly,
             steps_per_execution=1 if steps_per_execution == "auto" else steps_per_execution,
         )
-        self.leave_sums_to_step()
-
-    def leave_sums_to_step(self) -> None:
-        """Keeps the optimizer from adding the gradients of the replicas, which the step has added.
-
-        Keras would add them once more, and clip them before. On one device, each call would also
-        register a `tf.custom_gradient`, which keeps the graph of the step for the life of the
-        process.
-        """
-        for optimizer in step.optimizers_of(self):
-            optimizer._all_reduce_sum_gradients = _unchanged
+        updates.leave_sums_to_step(self)
 
     def get_compile_config(self) -> dict[str, Any]:
         """Returns the arguments of `compile` for a saved model."""
@@ -158,12 +150,17 @@ class StepModel(Provided, keras.Model):
         self.compile(keras.saving.deserialize_keras_object(config.pop("optimizer")), **config)
         if self.built:
             self.optimizer.build(self.trainable_variables)
-            self.leave_sums_to_step()
+            updates.leave_sums_to_step(self)
 
     def _lock_state(self) -> None:
         # The model is built in its constructor. As in Keras' functional models, a subclass may
         # still add metrics and layers after that.
         pass
+
+    @property
+    def shared_strategy(self) -> tf.distribute.Strategy | None:
+        """The strategy whose replicas share each batch, or None for the steps of no strategy."""
+        return updates.shared(self.strategy)
 
     @property
     def uses_xla(self) -> bool:
@@ -293,7 +290,12 @@ class StepModel(Provided, keras.Model):
             if not self.run_eagerly:
                 function = graphs.compiled(function, jit_compile=self.uses_xla)
             self._kernels[name] = function
-        return self._kernels[name]
+
+        def on_its_device(*args: Any, **kwargs: Any) -> tf.Tensor:
+            with updates.device(self.strategy):
+                return self._kernels[name](*args, **kwargs)
+
+        return on_its_device
 
     def track(self, totals: tf.Tensor) -> None:
         """Adds the totals of `step.checked` to the metrics and notes a fault."""
@@ -365,7 +367,7 @@ class StepModel(Provided, keras.Model):
 
         def function(iterator: Any) -> Any:
             self.place_settings(self.strategy)
-            settings = self.traced_settings()
+            settings = (self.shared_strategy, *self.traced_settings())
             if made["settings"] != settings:
                 self._kernels = {}
                 if made["settings"] is not None:
@@ -382,7 +384,7 @@ class StepModel(Provided, keras.Model):
 
     def _make_call(self, training: bool) -> Callable[[Any], Any]:
         own_step = fast_path.overridden_step(self, "train_step" if training else "test_step")
-        if self.strategy is not None:
+        if self.shared_strategy is not None:
             if own_step:
                 raise checks.InputError(
                     f"A model under a strategy runs the trainer's own steps. Received: {own_step}. "
@@ -433,7 +435,7 @@ def _skip_first(model: StepModel, function: Callable[[Any], Any]) -> Callable[[A
         model.steps_to_skip -= skipped
         is_stacked = isinstance(getattr(iterator, "element_spec", None), Stack)
         is_over = skipped == size or not is_stacked
-        if model.strategy is not None:
+        if model.shared_strategy is not None:
             is_over = replicas.pass_over(model.strategy, iterator, skipped) or skipped == size
         elif is_over:
             for _ in range(1 if is_stacked else size):
@@ -448,10 +450,6 @@ def _skip_first(model: StepModel, function: Callable[[Any], Any]) -> Callable[[A
             model.stack_start.assign(0)
 
     return skipping
-
-
-def _unchanged(gradients_and_variables: Any) -> Any:
-    return gradients_and_variables
 
 
 def _optimizer(

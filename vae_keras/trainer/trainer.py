@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from vae_keras.data.collection import DataSet
-from vae_keras.trainer import fast_path, graph_checks, inputs, nonfinite
+from vae_keras.trainer import fast_path, graph_checks, inputs, nonfinite, updates
 from vae_keras.trainer.callbacks import Clock, flat, weight_error, with_clock
 from vae_keras.trainer.intake import Intake
 from vae_keras.utils import checks
@@ -147,7 +147,7 @@ class Trainer(Intake):
         if self.built and not self.optimizer.built:  # BackupAndRestore restores its variables
             with self.scope():
                 self.optimizer.build(self.trainable_variables)
-            self.leave_sums_to_step()
+            updates.leave_sums_to_step(self)
         # A constant may be infinite, such as a mask. A model that its first batch builds has no
         # variables yet, so nobody knows its constants.
         was_built, constants = self.built, nonfinite.not_finite(self.variables)
@@ -156,9 +156,9 @@ class Trainer(Intake):
             self._calls_of(data, validation, callbacks, counts) as stack,
             self._stopped_by(callbacks),
         ):
-            endless = stack > 1 or self.strategy is not None
+            endless = stack > 1 or self.shared_strategy is not None
             if isinstance(data, inputs.Arrays):
-                if self.strategy is not None:
+                if self.shared_strategy is not None:
                     data.check_epochs(steps_per_epoch)
                 made = self._dataset(data, stack, shuffle, steps_per_epoch)
                 steps_per_epoch = data.steps(steps_per_epoch, endless)
@@ -239,7 +239,7 @@ class Trainer(Intake):
             arguments["callbacks"] = flat(callbacks)
         with self._calls_of(data, None, arguments["callbacks"], {"steps": steps}) as stack:
             if isinstance(data, inputs.Arrays):
-                endless = stack > 1 or self.strategy is not None
+                endless = stack > 1 or self.shared_strategy is not None
                 arguments["steps"] = data.steps(steps, endless)
             return self._measured(super().evaluate(self._dataset(data, stack), **arguments))
 
