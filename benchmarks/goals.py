@@ -146,7 +146,7 @@ GOALS = (
     ),
     Goal(
         "scaling",
-        "a step of dense networks under a strategy over one without, batch size 100",
+        "a step of dense networks at batch size 100, one worker under a strategy over no strategy",
         _ratio("a strategy", "no strategy"),
         at_most=1.15,
     ),

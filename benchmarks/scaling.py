@@ -1,11 +1,12 @@
 """Where more machines stop helping: measured compute, a stated network, a model of the two.
 
-`python -m benchmarks.scaling` measures training steps under a strategy and without one, writes
-`results/scaling.json` and brings the pages up to date. The dense networks are measured at the sizes
-that a worker of 1, 2, 8, 64 and 1,000 would get of one batch. Dense and convolutional networks are
-measured at 100 and 1,000 images a worker. The network between the workers is not measured but
-stated: a ring all-reduce sends 2 (n - 1) / n of the message through each worker's link, in
-2 (n - 1) hops, after the gradient is whole.
+`python -m benchmarks.scaling` measures training steps without a strategy, of one worker, and of one
+among several, writes `results/scaling.json` and brings the pages up to date. A strategy with one
+replica takes the steps of several ones inside of its scope, so one process can measure them. The
+dense networks are measured at the sizes that a worker of 2, 8, 64 and 1,000 would get of one batch.
+Dense and convolutional networks are measured at 100 and 1,000 images a worker. The network between
+the workers is not measured but stated: a ring all-reduce sends 2 (n - 1) / n of the message through
+each worker's link, in 2 (n - 1) hops, after the gradient is whole.
 
 References:
     Patarasuk & Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations".
@@ -13,6 +14,7 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -85,8 +87,10 @@ def rows(path: Path = PATH) -> dict[str, dict[str, list[float]]]:
     if not path.exists():
         return {}
     found = json.loads(path.read_text(encoding="utf-8"))
-    under_one = found["seconds"][str(found["batch_size"])]
-    return {"no strategy": {"seconds": found["alone"]}, "a strategy": {"seconds": under_one}}
+    return {
+        "no strategy": {"seconds": found["alone"]},
+        "a strategy": {"seconds": found["one_replica"]},
+    }
 
 
 def text(path: Path = PATH) -> str:
@@ -95,7 +99,7 @@ def text(path: Path = PATH) -> str:
         return "Not measured yet."
     found = json.loads(path.read_text(encoding="utf-8"))
     batch, message, network = found["batch_size"], found["message_bytes"], found["network"]
-    alone = statistics.median(found["alone"])
+    alone, one = (statistics.median(found[kind]) for kind in ("alone", "one_replica"))
     seconds = {int(rows): statistics.median(runs) for rows, runs in found["seconds"].items()}
 
     def wire(count: int) -> float:
@@ -106,6 +110,7 @@ def text(path: Path = PATH) -> str:
         f"| speed-up at {batch} images a worker |",
         "|---|---|---|---|---|",
         f"| 1, no strategy | {alone * 1e3:.1f} ms |  | 1.00 | 1.00 |",
+        f"| 1, a strategy | {one * 1e3:.1f} ms |  | {alone / one:.2f} | {alone / one:.2f} |",
     ]
     for count in found["workers"]:
         own = seconds[share(batch, count)]
@@ -157,7 +162,7 @@ def _table_of_cases(
     """Renders the cases as lines of a Markdown table."""
     columns = "".join(f" {count:,} workers |" for count in workers)
     lines = [
-        f"| networks | images a worker | step, no strategy | step under a strategy | message |"
+        f"| networks | images a worker | step, no strategy | step, several workers | message |"
         f"{columns}",
         "|---" * (5 + len(workers)) + "|",
     ]
@@ -174,7 +179,7 @@ def _table_of_cases(
 
 
 def measure() -> dict[str, Any]:
-    """Measures the steps of one worker under a strategy, and of no strategy, in turn."""
+    """Measures the steps of no strategy, of one worker, and of one among several, in turn."""
     import keras
     import tensorflow as tf
 
@@ -200,17 +205,20 @@ def measure() -> dict[str, Any]:
             shared = build_model(*arguments)
         return build_model(*arguments), shared, images
 
-    def seconds_per_step(model: keras.Model, images: np.ndarray, size: int, steps: int) -> float:
+    def seconds_per_step(
+        model: keras.Model, images: np.ndarray, size: int, steps: int, several: bool = False
+    ) -> float:
         ends: list[float] = []
         clock = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda epoch, logs: ends.append(time.perf_counter())
         )
         rows = images[: steps * size]
         # The first epoch compiles what is new, and the pipeline starts in it. It is not timed.
-        model.fit(rows, batch_size=size, epochs=2, verbose=0, callbacks=[clock])
+        with strategy.scope() if several else contextlib.nullcontext():
+            model.fit(rows, batch_size=size, epochs=2, verbose=0, callbacks=[clock])
         return (ends[1] - ends[0]) / steps
 
-    def rounds(cases: list[tuple[Any, np.ndarray, int, int]]) -> list[list[float]]:
+    def rounds(cases: list[tuple[Any, ...]]) -> list[list[float]]:
         """Returns the seconds a step of each case in each round."""
         runs = [[seconds_per_step(*case) for case in cases] for _ in range(_ROUNDS)]
         return [list(of_case) for of_case in zip(*runs, strict=True)]
@@ -218,14 +226,18 @@ def measure() -> dict[str, Any]:
     plain, shared, images = built(_PRESET, 28)
     batch = presets.load_recipe(_PRESET).batch_size
     sizes = [share(batch, count) for count in WORKERS]
-    alone, *others = rounds(
-        [(plain, images, batch, _STEPS), *((shared, images, size, _STEPS) for size in sizes)]
+    alone, one, *others = rounds(
+        [
+            (plain, images, batch, _STEPS),
+            (shared, images, batch, _STEPS),
+            *((shared, images, size, _STEPS, True) for size in sizes),
+        ]
     )
     cases = []
     for case in CASES:
         pair = built(case.preset, case.image_size)
         given = pair[2], case.batch_size, case.steps
-        first, second = rounds([(pair[0], *given), (pair[1], *given)])
+        first, second = rounds([(pair[0], *given), (pair[1], *given, True)])
         message = {"message_bytes": replicas.message_bytes(pair[1])}
         cases.append(dataclasses.asdict(case) | message | {"alone": first, "shared": second})
         print(cases[-1], flush=True)
@@ -238,6 +250,7 @@ def measure() -> dict[str, Any]:
         "workers": WORKERS[1:],
         "rounds": _ROUNDS,
         "alone": alone,
+        "one_replica": one,
         "seconds": dict(zip(sizes, others, strict=True)),
         "cases": cases,
         "machine": about,

@@ -33,7 +33,7 @@ def test_the_figures_are_those_of_the_model():
     found = json.loads(scaling.PATH.read_text(encoding="utf-8"))
     assert found["parameters"] == VAE().count_params()
     assert found["message_bytes"] == replicas.message_bytes(VAE())
-    runs = [*found["seconds"].values()]
+    runs = [found["alone"], found["one_replica"], *found["seconds"].values()]
     runs += [case[kind] for case in found["cases"] for kind in ("alone", "shared")]
     assert all(len(seconds) == found["rounds"] >= 7 for seconds in runs)
 
@@ -47,6 +47,7 @@ def test_the_table_follows_from_the_figures(tmp_path):
         "network": NETWORK,
         "workers": [2, 5],
         "alone": [0.010, 0.010, 0.5],
+        "one_replica": [0.008, 0.008, 0.001],
         "seconds": {str(size): [0.001 * size] * 3 for size in sizes},
         "cases": [
             {"name": "dense", "batch_size": 1000, "message_bytes": 1_000_000}
@@ -57,8 +58,9 @@ def test_the_table_follows_from_the_figures(tmp_path):
     path.write_text(json.dumps(found | made_up))
     lines = scaling.text(path).splitlines()
     assert lines[2] == "| 1, no strategy | 10.0 ms |  | 1.00 | 1.00 |"
-    assert lines[3] == "| 2 | 5.0 ms | 1.2 ms | 1.61 | 1.79 |"
-    assert lines[4] == "| 5 | 2.0 ms | 2.4 ms | 2.27 | 4.03 |"
-    assert "the fastest step is that of 5 workers" in lines[6]
-    assert "network from 42 workers on" in lines[6]
+    assert lines[3] == "| 1, a strategy | 8.0 ms |  | 1.25 | 1.25 |"
+    assert lines[4] == "| 2 | 5.0 ms | 1.2 ms | 1.61 | 1.79 |"
+    assert lines[5] == "| 5 | 2.0 ms | 2.4 ms | 2.27 | 4.03 |"
+    assert "the fastest step is that of 5 workers" in lines[7]
+    assert "network from 42 workers on" in lines[7]
     assert "| dense | 1,000 | 10.0 ms | 20.0 ms | 1.0 MB | 0.94 | 2.23 |" in lines
