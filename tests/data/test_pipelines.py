@@ -1,5 +1,6 @@
 """The pipelines of `fit`."""
 
+import itertools
 import math
 
 import numpy as np
@@ -152,3 +153,15 @@ def test_batches_are_those_of_the_stacks_without_padding(num, batch):
         np.testing.assert_array_equal(
             np.concatenate(rows), pipelines.epoch_order(num, 3, number).numpy()
         )
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_an_array_is_read_where_it_lies(step):
+    """A copy of a large array would not fit into memory beside it."""
+    images = np.arange(60, dtype=np.int16).reshape(20, 3, 1, 1)[::step]
+    weights = np.ones(len(images), np.float32)
+    served = iter(pipelines.stacks(images, weights, 5, 1))
+    np.testing.assert_array_equal(next(served).examples[0], images[:5])
+    images[:] = 7
+    later = [stack.examples for stack in itertools.islice(served, 20)]
+    assert np.all(later[-1] == 7)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from vae_keras.utils.rows import Array, Rows, is_mapped
+from vae_keras.utils.rows import Array, is_mapped
 
 
 class Stack(NamedTuple):
@@ -89,8 +89,8 @@ def stacks(
     """Makes endless passes over arrays, in `Stack`s of batches.
 
     Args:
-        examples: [N, ...], an array or a structure of arrays. An array is kept in memory once.
-            `Rows` are read when they are needed.
+        examples: [N, ...], an array or a structure of arrays. An array with several numbers a row
+            is not copied: each batch reads its rows from it. `Rows` are read in the same way.
         weights: float32 [N].
         batch_size: rows of a batch.
         stack_size: batches of a stack.
@@ -240,20 +240,15 @@ def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 def _gather(array: Array) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function from row numbers to rows of an array."""
-    if isinstance(array, Rows):
-        return _reader(array.__getitem__, array)
-    if is_mapped(array):  # a constant would be a copy in memory
-        return _reader(lambda index: np.take(array, index, axis=0), array)
-    with tf.device("CPU"):  # the operations of a pipeline run there
-        store = tf.constant(array)
-    return lambda index: tf.gather(store, index)
+    if isinstance(array, np.ndarray) and array.ndim == 1 and not is_mapped(array):
+        # TensorFlow copies the array twice, which a number a row can afford.
+        with tf.device("CPU"):  # the operations of a pipeline run there
+            store = tf.constant(array)
+        return lambda index: tf.gather(store, index)
 
-
-def _reader(
-    read: Callable[[np.ndarray], np.ndarray], array: Array
-) -> Callable[[tf.Tensor], tf.Tensor]:
     def gather(index: tf.Tensor) -> tf.Tensor:
-        found = tf.numpy_function(read, [index], array.dtype, stateful=False)
+        # NumPy's own `take` copies the whole of an array whose rows lie apart.
+        found = tf.numpy_function(array.__getitem__, [index], array.dtype, stateful=False)
         return tf.ensure_shape(found, (*index.shape, *array.shape[1:]))
 
     return gather
