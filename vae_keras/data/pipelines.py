@@ -241,7 +241,7 @@ def _prefetched(dataset: tf.data.Dataset) -> tf.data.Dataset:
 def _gather(array: Array) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function from row numbers to rows of an array."""
     if isinstance(array, np.ndarray) and array.ndim == 1 and not is_mapped(array):
-        # TensorFlow copies the array twice, which a number a row can afford.
+        # TensorFlow keeps two copies of the array of a constant. One number a row is little.
         with tf.device("CPU"):  # the operations of a pipeline run there
             store = tf.constant(array)
         return lambda index: tf.gather(store, index)

@@ -272,7 +272,7 @@ def any_worker(strategy: tf.distribute.Strategy, says: bool) -> bool:
         strategy: strategy of the model.
         says: what this worker says.
     """
-    if _num_local(strategy) == strategy.num_replicas_in_sync:
+    if updates.num_local(strategy) == strategy.num_replicas_in_sync:
         return says
 
     def add(value: tf.Tensor) -> tf.Tensor:
@@ -281,11 +281,6 @@ def any_worker(strategy: tf.distribute.Strategy, says: bool) -> bool:
 
     total = graphs.compiled(lambda value: strategy.run(add, args=(value,)))
     return bool(strategy.experimental_local_results(total(tf.constant(float(says))))[0] > 0.0)
-
-
-def _num_local(strategy: tf.distribute.Strategy) -> int:
-    """Returns the number of replicas of this process."""
-    return len(strategy.extended.worker_devices)
 
 
 def _share(model: Any, batch: Any, context: tf.distribute.ReplicaContext) -> pipelines.Share:

@@ -44,8 +44,8 @@ class StepModel(Provided, keras.Model):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else None
-        if self.strategy is not None and self.strategy.num_replicas_in_sync == 1:
-            self._distribute_strategy = None  # Keras enters its scope again unless this is None
+        if updates.is_single(self.strategy):
+            self._distribute_strategy = None  # Keras would run each step inside of the strategy
         self.steps_to_skip = 0
         self.num_calls = 0
         self.wants_stop: Callable[[], bool] = lambda: False
@@ -82,8 +82,8 @@ class StepModel(Provided, keras.Model):
             optimizer: a Keras optimizer or its name. Default "adam".
             steps_per_execution: number of batches in a compiled call. "auto" takes up to 50
                 batches or 6,000 rows in a call where this changes only the speed, else one batch.
-                With a number, callbacks are called once for that many batches, as in Keras. Under
-                a strategy, "auto" takes up to 10 batches, and a number above 1 needs arrays.
+                With a number, callbacks are called once for that many batches, as in Keras. With
+                several replicas, "auto" takes up to 10 batches, and a number above 1 needs arrays.
                 Default "auto".
             jit_compile: whether XLA compiles the step. "auto" compiles networks of layers that
                 XLA makes faster, to the same numbers. Default "auto".
@@ -289,13 +289,13 @@ class StepModel(Provided, keras.Model):
             function: Callable[..., tf.Tensor] = functools.partial(getattr(step, name), self)
             if not self.run_eagerly:
                 function = graphs.compiled(function, jit_compile=self.uses_xla)
-            self._kernels[name] = function
 
-        def on_its_device(*args: Any, **kwargs: Any) -> tf.Tensor:
-            with updates.device(self.strategy):
-                return self._kernels[name](*args, **kwargs)
+            def on_its_device(*args: Any, **kwargs: Any) -> tf.Tensor:
+                with updates.device(self.strategy):
+                    return function(*args, **kwargs)
 
-        return on_its_device
+            self._kernels[name] = on_its_device
+        return self._kernels[name]
 
     def track(self, totals: tf.Tensor) -> None:
         """Adds the totals of `step.checked` to the metrics and notes a fault."""

@@ -1,8 +1,8 @@
 """How a Keras optimizer updates the weights of a model that was made under a strategy.
 
 The step adds the gradients of all replicas and the optimizer applies their sum. Several replicas
-apply it inside of the strategy. A single replica has nobody to meet, so the trainer leaves the
-strategy: the optimizer updates the weights in the same compiled kernel as without one.
+apply it inside of the strategy. A single replica adds nothing, so its steps run outside of the
+strategy: the optimizer updates the weights in the same compiled kernel as without a strategy.
 """
 
 from __future__ import annotations
@@ -18,18 +18,26 @@ from vae_keras.trainer import step
 from vae_keras.utils import graphs
 
 
+def num_local(strategy: tf.distribute.Strategy) -> int:
+    """Returns the number of replicas of this process."""
+    return len(strategy.extended.worker_devices)
+
+
+def is_single(strategy: tf.distribute.Strategy | None) -> bool:
+    """Whether a model was made under a strategy with one replica."""
+    return strategy is not None and strategy.num_replicas_in_sync == 1
+
+
 def shared(strategy: tf.distribute.Strategy | None) -> tf.distribute.Strategy | None:
     """Returns the strategy under which a step must run, or None for the step of no strategy.
 
-    TensorFlow lets nobody leave the scope of a strategy, so a single replica takes the steps of
-    several ones inside of it.
+    Code inside of the scope of a strategy cannot leave it, so a single replica takes the steps of
+    several ones there.
 
     Args:
         strategy: the strategy that a model was made under, or None.
     """
-    if strategy is None or strategy.num_replicas_in_sync > 1 or tf.distribute.has_strategy():
-        return strategy
-    return None
+    return None if is_single(strategy) and not tf.distribute.has_strategy() else strategy
 
 
 def device(strategy: tf.distribute.Strategy | None) -> contextlib.AbstractContextManager[Any]:
@@ -48,14 +56,14 @@ def leave_sums_to_step(model: Any) -> None:
 
     Keras would add them once more, and clip them before. On one device, each call would also
     register a `tf.custom_gradient`, which keeps the graph of the step for the life of the process.
+    The optimizer of a single replica can also update its weights outside of its strategy then.
 
     Args:
         model: a compiled `Trainer`.
     """
-    strategy = model.strategy
     for optimizer in step.optimizers_of(model):
         optimizer._all_reduce_sum_gradients = _unchanged
-        if strategy is not None and strategy.num_replicas_in_sync == 1:
+        if is_single(model.strategy):
             # The strategy itself refuses updates outside of its scope.
             optimizer._distribution_strategy = _OneReplica()
 
@@ -72,7 +80,7 @@ def compiled(model: Any, strategy: tf.distribute.Strategy) -> Iterator[None]:
         model: a compiled `Trainer`.
         strategy: strategy whose replicas share the batches.
     """
-    fuses = model.uses_xla and len(strategy.extended.worker_devices) == 1
+    fuses = model.uses_xla and num_local(strategy) == 1
     with contextlib.ExitStack() as restored:
         for optimizer in step.optimizers_of(model) if fuses else []:
             restored.enter_context(_compiled_update(optimizer))
