@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import results, workers
+from benchmarks.race import Ratio
 
 PATH = results.FOLDER / "scaling.json"
 WORKERS = (1, 2, 8, 64, 1000)
@@ -99,8 +100,9 @@ def text(path: Path = PATH) -> str:
         return "Not measured yet."
     found = json.loads(path.read_text(encoding="utf-8"))
     batch, message, network = found["batch_size"], found["message_bytes"], found["network"]
-    alone, one = (statistics.median(found[kind]) for kind in ("alone", "one_replica"))
-    seconds = {int(rows): statistics.median(runs) for rows, runs in found["seconds"].items()}
+    alone, one = _medians(found["alone"], found["one_replica"])
+    runs = found["seconds"].items()
+    seconds = {int(rows): _medians(found["alone"], each)[1] for rows, each in runs}
 
     def wire(count: int) -> float:
         return network_seconds(message, count, network)
@@ -150,10 +152,20 @@ def text(path: Path = PATH) -> str:
             f"{network['latency_us']} microseconds a hop, ring all-reduce, not overlapped with "
             "compute. Compute, measured, Keras' loop included: the networks of "
             f"{' and '.join(f'`{name}`' for name in found['presets'])} with the ELBO in float32, "
-            f"median of {found['rounds']} rounds on {machine['cores']} cores of {machine['cpu']}, "
-            f"load average before the run {machine['load_average']}; {versions}.",
+            f"the median of {found['rounds']} rounds, for steps under a strategy as their ratio "
+            f"to the step without one in the same round, on {machine['cores']} cores of "
+            f"{machine['cpu']}, load average before the run {machine['load_average']}; {versions}.",
         ]
     )
+
+
+def _medians(alone: list[float], other: list[float]) -> tuple[float, float]:
+    """Returns the median seconds of a step without a strategy, and those of another step.
+
+    The latter are the former times the median ratio of the rounds, because the machine drifts.
+    """
+    seconds = statistics.median(alone)
+    return seconds, seconds * Ratio.of(other, alone).median
 
 
 def _table_of_cases(
@@ -167,7 +179,7 @@ def _table_of_cases(
         "|---" * (5 + len(workers)) + "|",
     ]
     for case in cases:
-        alone, own = (statistics.median(case[kind]) for kind in ("alone", "shared"))
+        alone, own = _medians(case["alone"], case["shared"])
         wires = (network_seconds(case["message_bytes"], count, network) for count in workers)
         speed = (n * alone / (own + wire) for n, wire in zip(workers, wires, strict=True))
         lines.append(

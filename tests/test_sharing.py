@@ -49,6 +49,22 @@ def test_keras_own_loader_reads_the_folder(folder):
     assert same(keras.saving.load_model(folder), small_vae(seed=3))
 
 
+def test_a_saved_file_comes_back_compiled(folder, tmp_path):
+    small_vae(seed=3).save(tmp_path / "mine.keras")
+    vae = VAE.from_preset(tmp_path / "mine.keras")
+    assert same(vae, small_vae(seed=3))
+    assert vae.compiled
+
+
+def test_a_file_is_checked_before_keras_reads_it(tmp_path):
+    lambda_layer = keras.layers.Lambda(lambda x: x)
+    keras.Sequential([keras.Input((2,)), lambda_layer]).save(tmp_path / "mine.keras")
+    with pytest.raises(checks.InputError, match="run no code of their own"):
+        VAE.from_preset(tmp_path / "mine.keras")
+    with pytest.raises(checks.InputError, match=r"must be a \.keras file"):
+        VAE.from_preset(tmp_path / "missing.keras")
+
+
 def test_a_card_is_written_once(folder, tmp_path):
     assert 'from_preset("hf://NAMESPACE/mine")' in (folder / "README.md").read_text()
     shutil.copytree(folder, tmp_path / "mine")

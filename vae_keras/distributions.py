@@ -1,7 +1,7 @@
 """Posterior, likelihoods and the standard normal prior, as TFP distributions.
 
-No other module uses TensorFlow Probability's distributions. The distribution objects exist only
-inside the methods of the model. Networks and exported signatures work on tensors.
+The other modules take TensorFlow Probability's distributions from here. The distribution objects
+exist only inside the methods of the model. Networks and exported signatures work on tensors.
 """
 
 from __future__ import annotations

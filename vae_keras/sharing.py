@@ -65,14 +65,15 @@ class Sharing:
 
     @classmethod
     def from_preset(cls: type[_Model], name: str | os.PathLike[str]) -> _Model:
-        """Loads a trained model of the zoo, of a folder, or of the Hugging Face Hub.
+        """Loads a trained model of the zoo, of a file or a folder, or of the Hugging Face Hub.
 
         The weights of the zoo come with the package, and their hash is checked. A model from
         elsewhere may name classes of Keras and of this package only, and runs no code.
 
         Args:
             name: one of `VAE.presets`; "hf://NAMESPACE/NAME", a repository of the Hugging Face Hub,
-                which needs the extra `[hub]`; or a folder that `save_pretrained` wrote.
+                which needs the extra `[hub]`; the path of a `.keras` file; or a folder that
+                `save_pretrained` wrote.
 
         Returns:
             A compiled `VAE`.
@@ -134,7 +135,8 @@ class Sharing:
 
         They are the configuration and the weights, without the optimizer's state, and a model card,
         which is kept if the folder has one. `from_preset(folder)` loads them, and so does
-        `keras.saving.load_model(folder)`. `huggingface_hub.upload_folder` uploads them.
+        `keras.saving.load_model(folder)` where this package is imported.
+        `huggingface_hub.upload_folder` uploads them.
 
         Args:
             folder: the folder. It is created if it does not exist.
@@ -176,7 +178,7 @@ def _files(name: str) -> Path:
     """Returns the file or the folder that holds a model."""
     if name.startswith(HUB):
         return _download(name)
-    if name not in presets.names() and Path(name).is_dir():
+    if name not in presets.names() and (name.endswith(".keras") or Path(name).is_dir()):
         return Path(name)
     return presets.weights(name)
 

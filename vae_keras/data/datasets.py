@@ -60,6 +60,7 @@ class Known:
         invert: whether figures draw black as white. Default True, for ink on paper.
         validation: number of images at the end of `x_train` that are a validation set. Default 0,
             if any images of `x_train` may be held out.
+        packages: Debian's packages that hold the images, if they have no other source. Default ().
     """
 
     title: str
@@ -70,6 +71,7 @@ class Known:
     classes: tuple[str, ...] = ()
     invert: bool = True
     validation: int = 0
+    packages: tuple[str, ...] = ()
 
 
 KNOWN = {
@@ -136,6 +138,7 @@ KNOWN = {
             "x_test": "90e71be31d6bacaecc93f11342e07b725651127b6f35787af17356310c61547d",
         },
         invert=False,
+        packages=photographs.PACKAGES,
     ),
     "cifar10": Known(
         title="CIFAR-10",
