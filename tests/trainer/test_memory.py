@@ -68,6 +68,25 @@ def test_no_graph_outlives_its_model(digits, use, objective):
     assert [str(graph) for graph in left if graph is not None] == []
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda vae, x: vae.fit(x, batch_size=20, verbose=0),
+        lambda vae, x: vae.fit(x[:20], validation_data=x, verbose=0),
+        lambda vae, x: vae.evaluate(x, verbose=0),
+        lambda vae, x: vae.predict(x, verbose=0),
+    ],
+    ids=["fit", "validation", "evaluate", "predict"],
+)
+def test_no_array_outlives_its_last_use(digits, use):
+    x = digits.copy()
+    use(small_vae(), x)
+    reference = weakref.ref(x)
+    del x
+    gc.collect()
+    assert reference() is None
+
+
 class MallocInfo(ctypes.Structure):
     """The `mallinfo2` of the GNU C library."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -246,9 +247,16 @@ def _gather(array: Array) -> Callable[[tf.Tensor], tf.Tensor]:
             store = tf.constant(array)
         return lambda index: tf.gather(store, index)
 
-    def gather(index: tf.Tensor) -> tf.Tensor:
+    # TensorFlow keeps the Python functions of a graph until the process ends. This one must
+    # therefore not keep the array, which `gather` and the dataset that maps it do.
+    held = weakref.ref(array)
+
+    def read(index: np.ndarray) -> np.ndarray:
         # NumPy's own `take` copies the whole of an array whose rows lie apart.
-        found = tf.numpy_function(array.__getitem__, [index], array.dtype, stateful=False)
+        return held()[index]
+
+    def gather(index: tf.Tensor) -> tf.Tensor:
+        found = tf.numpy_function(read, [index], array.dtype, stateful=False)
         return tf.ensure_shape(found, (*index.shape, *array.shape[1:]))
 
     return gather
