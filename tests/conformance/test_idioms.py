@@ -276,6 +276,31 @@ def test_an_own_step_gets_labels_in_keras_float_type():
     assert seen[0] == tf.float32
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.arange(90).reshape(45, 2).astype(">i4"),
+        np.array([["Wal", "B\u00e4r"]] * 45),
+        np.array([["Wal", "B\u00e4r"]] * 45, object),
+    ],
+    ids=["numbers of the other byte order", "texts", "objects"],
+)
+@pytest.mark.parametrize("columns", [1, 2])
+def test_an_own_step_gets_labels_of_every_kind(labels, columns):
+    seen = []
+
+    class Mine(VAE):
+        def train_step(self, data):
+            seen.append(data[1].numpy())
+            return super().train_step(data)
+
+    vae = made(Mine)
+    vae.compile(keras.optimizers.SGD(table.RATE), run_eagerly=True)
+    labels = labels[:, 0] if columns == 1 else labels
+    vae.fit(X, labels, batch_size=45, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(seen[0], tf.constant(labels).numpy())
+
+
 @pytest.mark.parametrize("name", ["compute_loss", "compute_metrics"])
 def test_a_method_that_no_step_calls_is_refused(name):
     kind = type("Mine", (VAE,), {name: lambda self, *args, **kwargs: 0.0})

@@ -249,11 +249,11 @@ def _gather(array: Array) -> Callable[[tf.Tensor], tf.Tensor]:
 
     # TensorFlow keeps the Python functions of a graph until the process ends. This one must
     # therefore not keep the array, which `gather` and the dataset that maps it do.
-    held = weakref.ref(array)
+    rows = weakref.proxy(array)
 
     def read(index: np.ndarray) -> np.ndarray:
         # NumPy's own `take` copies the whole of an array whose rows lie apart.
-        return held()[index]
+        return rows[index]
 
     def gather(index: tf.Tensor) -> tf.Tensor:
         found = tf.numpy_function(read, [index], array.dtype, stateful=False)

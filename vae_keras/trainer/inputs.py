@@ -259,6 +259,10 @@ def labels(y: Any, num: int) -> Any:
         part = np.asarray(part)
         if part.dtype.kind == "f":  # as Keras does
             part = part.astype(keras.config.floatx())
+        elif part.dtype.kind in "UO":  # `tf.numpy_function` takes ASCII texts only
+            part = tf.constant(part).numpy()
+        else:  # it also reads numbers of the other byte order as they lie
+            part = part.astype(part.dtype.newbyteorder("="), copy=False)
         if part.ndim == 0 or len(part) != num:
             raise checks.InputError(
                 "y must hold one row for each example. "
