@@ -276,6 +276,37 @@ def test_a_prepared_set_of_tfds_comes_with_its_division_and_names(tmp_path):
         own_images.open_images(tmp_path / "birds")
 
 
+def unlabelled(row):
+    return example(image=content(row))
+
+
+def test_a_test_set_without_labels_leaves_those_of_the_training_set(tmp_path):
+    records(tmp_path / "birds-train.tfrecord", range(20), of_tfds)
+    records(tmp_path / "birds-test.tfrecord", range(20, 30), unlabelled)
+    images = own_images.open_images(tmp_path).images
+    assert set(images.y_train) == {"0", "1", "2"}
+    assert images.y_test is None
+
+
+def test_records_with_labels_in_places_are_refused(tmp_path):
+    make = lambda row: unlabelled(row) if row == 7 else of_tfds(row)  # noqa: E731
+    path = records(tmp_path / "x.tfrecord", range(12), make)
+    with pytest.raises(checks.InputError, match=r"record 7 of .* with no such label"):
+        own_images.open_images(path)
+
+
+def test_labels_of_another_kind_are_left_out_with_a_note(tmp_path):
+    def make(row):
+        floats = tf.train.Feature(float_list=tf.train.FloatList(value=[row / 2]))
+        held = tf.train.Example.FromString(unlabelled(row))
+        held.features.feature["label"].CopyFrom(floats)
+        return held.SerializeToString()
+
+    dataset = own_images.open_images(records(tmp_path / "x.tfrecord", range(12), make))
+    assert dataset.images.y_train is None
+    assert [note for note in dataset.notes if note.startswith("Left out: labels")]
+
+
 @pytest.mark.parametrize("change", ["division", "names"])
 def test_a_changed_division_or_name_of_records_is_read_anew(tmp_path, change, on_disk):
     root = tmp_path / "birds"

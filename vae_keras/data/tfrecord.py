@@ -66,14 +66,30 @@ class Records:
             )
         rows: list[int] = []
         labels: list[Any] = []
+        has_labels: dict[int, bool] = {}  # of each part
+        self.notes = []
         for path, part in zip(self.paths, parts, strict=True):
-            for _, features in _examples(path):
-                rows.append(part if divided and part is not None else catalogue.TRAIN)
-                labels.append(_label(features))
+            row = part if divided and part is not None else catalogue.TRAIN
+            for number, features in _examples(path):
+                label = _label(features)
+                if has_labels.setdefault(row, label is not None) != (label is not None):
+                    has = "no such label" if label is None else "a label"
+                    raise checks.InputError(
+                        "a whole number or a text must label all records of a part, or no record. "
+                        f"Received: record {number} of {path} with {has}, unlike the records "
+                        "before. Write the files again."
+                    )
+                if label is None and not self.notes and not features.keys().isdisjoint(_LABELS):
+                    self.notes = [
+                        f"Left out: labels that are no single whole number or text, {path}."
+                    ]
+                rows.append(row)
+                labels.append(label)
         known = [label for label in labels if label is not None]
         found = None
-        if known and len(known) == len(labels) and len(set(known)) > 1:
-            found = np.array(self._named(known))
+        if len(set(known)) > 1:
+            named = iter(self._named(known))
+            found = np.array(["" if label is None else next(named) for label in labels])
         return catalogue.Catalogue((), np.array(rows, np.uint8), found)
 
     def files(self) -> Iterator[ImageFile]:
