@@ -187,6 +187,8 @@ def elsewhere(path):
         (lambda p: h5(p / "a.h5", x_train=X * 2.0), r"must lie in \[0, 1\]"),
         (lambda p: h5(p / "a.h5", x_train=X[..., :2]), "1 or 3 channels"),
         (lambda p: h5(p / "a.h5", x_train=X, y_train=Y[:9]), "one label for each image"),
+        (lambda p: empty(p / "a.h5"), "must hold its arrays itself"),
+        (lambda p: unwritten(p / "a.h5"), "one label for each image. Received: 20000000000"),
         (lambda p: np.save(p / "a.npy", X[:, :, :, :2]) or p / "a.npy", "1 or 3 channels"),
         (lambda p: np.save(p / "a.npy", np.array([{}])) or p / "a.npy", "an .npy must be sound"),
         (lambda p: cut_npy(p / "a.npy"), "an .npy must be sound"),
@@ -196,6 +198,18 @@ def test_a_bad_file_of_arrays_gets_one_sentence(tmp_path, make, sentence):
     with pytest.raises(checks.InputError, match=sentence) as error:
         own_images.open_images(make(tmp_path))
     assert len(str(error.value).splitlines()) == 1
+
+
+def empty(path):
+    with h5py.File(path, "w") as file:
+        file["x_train"] = h5py.Empty("u1")
+    return path
+
+
+def unwritten(path):
+    with h5py.File(h5(path, x_train=X), "a") as file:  # a file of kilobytes
+        file.create_dataset("y_train", (2 * 10**10,), "u1", chunks=(2**20,))
+    return path
 
 
 def cut_npy(path):

@@ -254,7 +254,13 @@ def test_half_transparent_pixels_mix_with_white(tmp_path):
     np.testing.assert_allclose(read[0, 0], [244, 204, 224], atol=1)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_transparent_grey_of_16_bits_becomes_white(tmp_path):
+    image = Image.fromarray(np.array([[0, 257], [65535, 1000]], np.uint16))
+    read = one_kind(tmp_path, image, transparency=1000)
+    assert read[..., 0].tolist() == [[0, 1], [255, 255]]
+
+
+@pytest.mark.parametrize("orientation", range(10))
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
 def test_cameras_orientation_is_followed(tmp_path, orientation, suffix):
     x = np.zeros((16, 32), np.uint8)
@@ -262,10 +268,10 @@ def test_cameras_orientation_is_followed(tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
     read = one_kind(tmp_path, Image.fromarray(x), f"x{suffix}", exif=exif)[..., 0]
-    assert read.shape == ((32, 16) if orientation >= 5 else (16, 32))
+    assert read.shape == ((32, 16) if 5 <= orientation <= 8 else (16, 32))
     corners = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0)}
     corners |= {5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
-    assert read[corners[orientation]] > 200
+    assert read[corners.get(orientation, (0, 0))] > 200
     assert (read > 127).mean() == pytest.approx(1 / 8, abs=0.02)
 
 
@@ -780,11 +786,15 @@ BAD_ARCHIVES = {
     ),
     "labels as floats": (
         arrays(x_train=grey, y_train=lambda: np.ones(12)),
-        "y_train must hold a whole number or a text for each image",
+        "y_train must hold a whole number or a short text for each image",
     ),
     "labels one-hot": (
         arrays(x_train=grey, y_train=lambda: np.eye(12, dtype=int)),
-        "y_train must hold a whole number or a text for each image",
+        "y_train must hold a whole number or a short text for each image",
+    ),
+    "labels as long texts": (
+        arrays(x_train=grey, y_train=lambda: np.full(12, "a", "U2000")),
+        "y_train must hold a whole number or a short text for each image",
     ),
     "labels as objects": (
         arrays(x_train=grey, y_train=lambda: np.array([Evil()] * 12)),

@@ -24,6 +24,7 @@ _PARTS = {"x_train": catalogue.TRAIN, "x_test": catalogue.TEST}
 _NAMES = ("x_train", "y_train", "x_test", "y_test")
 _ZIP_KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _BLOCK_BYTES = 2**24
+_LONGEST_LABEL = 2**12  # in bytes
 
 
 class _Array(NamedTuple):
@@ -189,14 +190,21 @@ class ArrayFile:
                 # Links and external storage could name any other file of this machine.
                 is_own = isinstance(file.get(name, getlink=True), h5py.HardLink)
                 data = file[name] if is_own else None
-                if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
+                if (
+                    not isinstance(data, h5py.Dataset)
+                    or data.shape is None
+                    or data.external
+                    or data.is_virtual
+                ):
                     raise checks.InputError(
                         "an .h5 of images must hold its arrays itself, at the top. "
                         f"Received: {name!r} in {self.path}. Save the arrays there."
                     )
+                dtype = np.dtype(object)  # of texts
                 if h5py.check_string_dtype(data.dtype) is None:
-                    self._refuse_objects(name, data.dtype)
-                found[name] = _Array(data.shape, data.dtype, self._h5_blocks(name))
+                    dtype = data.dtype
+                    self._refuse_objects(name, dtype)
+                found[name] = _Array(data.shape, dtype, self._h5_blocks(name))
         if len(found) == 1 and "x_train" not in found:
             return {"x_train": next(iter(found.values()))}
         self._refuse_others([name for name in found if name not in _NAMES])
@@ -247,23 +255,24 @@ class ArrayFile:
         if part not in self._arrays:
             return None
         array = self._arrays[part]
-        blocks = list(array.blocks(max(1, array.shape[0]))) if array.shape else []
-        y = np.concatenate(blocks) if blocks else np.zeros(array.shape, array.dtype)
-        if y.dtype == object:  # texts of an .h5
-            y = y.astype(str)
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = y[:, 0]
-        if y.dtype.kind not in "biuU" or y.ndim != 1:
+        shape, dtype = array.shape, array.dtype
+        # All but the texts is known before any label is read.
+        fits = dtype.kind in "biuUO" and dtype.itemsize <= _LONGEST_LABEL
+        if not fits or not (len(shape) == 1 or shape[1:] == (1,)):
             raise checks.InputError(
-                f"{part} must hold a whole number or a text for each image, with shape [N]. "
-                f"Received: dtype {y.dtype}, shape {y.shape} in {self.path}. Convert it, or leave "
+                f"{part} must hold a whole number or a short text for each image, with shape [N]. "
+                f"Received: dtype {dtype}, shape {shape} in {self.path}. Convert it, or leave "
                 "it out."
             )
-        if len(y) != num_images:
+        if shape[0] != num_images:
             raise checks.InputError(
-                f"{part} must hold one label for each image. Received: {len(y)} labels for "
+                f"{part} must hold one label for each image. Received: {shape[0]} labels for "
                 f"{num_images} images in {self.path}. Save as many labels as images."
             )
+        (y,) = array.blocks(num_images)
+        y = y.reshape(num_images)
+        if y.dtype == object:
+            y = y.astype(str)
         for label in np.unique(y):
             catalogue.check_name(str(label))
         return y

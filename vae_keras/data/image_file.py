@@ -156,9 +156,10 @@ def _orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
         return 1
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        value = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow raises many kinds of errors, and the pixels may be sound
         return 1
+    return value if 1 <= value <= 8 else 1  # a file may hold any number
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -169,6 +170,8 @@ def _plain(image: Image.Image) -> Image.Image:
         raise ValueError("its pixels have 32 bits, whose range no format states")
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's convert would clip them at 255
         deep = np.asarray(image).astype(np.int64)
+        if isinstance(value := image.info.get("transparency"), int):  # one grey is transparent
+            deep[deep == value] = 65535
         if deep.min() < 0 or deep.max() > 65535:
             raise ValueError("its pixels have more than 16 bits")
         return Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))

@@ -180,7 +180,8 @@ def name(path: str | os.PathLike[str]) -> str:
         >>> name("data/photos"), name("data/photos.tar.gz"), name("data/mnist.npz")
         ('photos', 'photos', 'own-mnist')
     """
-    own = checks.path("data", path).resolve().name or "data"
+    # `Path.resolve` raises an error of its own for a link that leads to itself.
+    own = os.path.basename(os.path.realpath(checks.path("data", path))) or "data"
     for suffix in sorted(_FILES, key=len, reverse=True):
         if own.lower().endswith(suffix) and len(own) > len(suffix):
             own = own[: -len(suffix)]
