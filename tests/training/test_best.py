@@ -41,6 +41,25 @@ def test_a_run_that_goes_on_keeps_the_better_weights_of_before(tmp_path):
     assert best.load(path)[:2] == (1, 2.0)
 
 
+@pytest.mark.parametrize("damage", ["cut", "a flipped bit", "no archive"])
+def test_damaged_weights_are_skipped_with_a_warning(tmp_path, digits, damage):
+    path = tmp_path / "best.npz"
+    trained(best.BestWeights(path), [3.0])
+    content = bytearray(path.read_bytes())
+    if damage == "a flipped bit":
+        content[len(content) // 2] ^= 1
+    path.write_bytes({"cut": content[:-200], "no archive": b"x"}.get(damage, content))
+    vae = small_vae()
+    weights = vae.get_weights()
+    with pytest.warns(UserWarning, match=r"best.npz is damaged .*; it is skipped"):
+        assert best.choose(vae, digits, path, last_epoch=2) == best.Choice(2, 2)
+    for weight, before in zip(vae.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(weight, before)
+    with pytest.warns(UserWarning, match=r"best.npz is damaged"):
+        trained(best.BestWeights(path), [4.0])
+    assert best.load(path)[:2] == (1, 4.0)
+
+
 @pytest.mark.parametrize(
     "objective",
     [

@@ -129,6 +129,27 @@ def test_a_new_folder_gets_the_configuration(tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == SETTINGS
 
 
+def test_a_kill_before_the_first_configuration_leaves_a_folder_for_the_run(tmp_path):
+    half = written(files.temporary_name(tmp_path / "config.json"), b"{")
+    run_folder.check(tmp_path, SETTINGS, overwrite=False)
+    run_folder.claim(tmp_path, SETTINGS, overwrite=False)
+    assert not half.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_kill_while_a_run_is_overwritten_leaves_a_run_folder(copied, monkeypatch):
+    (copied / "notes.txt").write_text("mine")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_folder.claim(copied, SETTINGS | {"seed": 1}, overwrite=True)
+    run_folder.check(copied, SETTINGS | {"seed": 1}, overwrite=True)
+    assert not (copied / "checkpoints").exists()
+
+
 def test_a_run_that_goes_on_loses_its_page_and_half_files(copied):
     (copied / ".writing-0-model.keras").write_bytes(b"half")
     before = {path.name for path in copied.iterdir()}

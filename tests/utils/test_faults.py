@@ -384,11 +384,13 @@ def test_parts_in_other_formats(tmp_path, disk, fault, format):
     suffix = "onnx" if format == "onnx" else "tflite"
     if format == "onnx":
         pytest.importorskip("tf2onnx", reason="the extra [onnx] is not installed")
-    name = f"decoder.{suffix}"
-    (tmp_path / name).write_bytes(b"old")
-    with disk.fails(fault, name), pytest.raises(OSError, match=FAULTS[fault]):
+    old = [tmp_path / f"{name}.{suffix}" for name in ("encoder", "decoder")]
+    for path in old:
+        path.write_bytes(b"old")
+    with disk.fails(fault, old[-1].name), pytest.raises(OSError, match=FAULTS[fault]):
         export.export_parts(small_vae(), tmp_path, format)
-    assert (tmp_path / name).read_bytes() == b"old"
+    # A new encoder beside an old decoder would decode the wrong latents.
+    assert [path.read_bytes() for path in old] == [b"old", b"old"]
     assert leftovers(tmp_path) == []
 
 

@@ -103,6 +103,17 @@ def test_the_umask_is_not_changed_even_for_a_moment(tmp_path, monkeypatch):
     assert changes == []
 
 
+def test_a_failed_file_is_named_by_the_block_that_wrote_it(tmp_path):
+    def write() -> None:
+        with files.atomic_write(tmp_path / "one"), files.atomic_write(tmp_path / "other"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        write()
+    assert caught.value.filename == str(tmp_path / "other")
+    assert names_in(tmp_path) == []
+
+
 def test_concurrent_writers_give_one_whole_file(tmp_path):
     path = tmp_path / "shared.bin"
     contents = [bytes([65 + index]) * (200_000 + index) for index in range(4)]

@@ -141,8 +141,8 @@ def make(
     needed = pictures.count * math.prod(pictures.shape)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder, lambda: say(f"Waiting for the process that makes {folder}.")) as waited:
-            found = find(key, say) if waited else None
+        with _alone(folder, lambda: say(f"Waiting for the process that makes {folder}.")):
+            found = find(key, lambda _: None)  # another process may have made it
             if found is not None:
                 return found
             files.sweep(folder)
@@ -295,21 +295,19 @@ def _remove_others(folder: Path, meta: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, say_waiting: Callable[[], None]) -> Iterator[bool]:
-    """Lets one process at a time make a cache; yields whether there was another one before.
+def _alone(folder: Path, say_waiting: Callable[[], None]) -> Iterator[None]:
+    """Lets one process at a time make a cache.
 
     The system frees the lock when its process ends, however it ends.
     """
     with open(folder / "lock", "ab") as file:
-        waited = False
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 say_waiting()
-                waited = True
                 fcntl.flock(file, fcntl.LOCK_EX)
-        yield waited
+        yield
 
 
 def _agree(folder: Path, needed: int) -> None:

@@ -47,7 +47,7 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
     Raises:
         checks.InputError: for an unknown format, a format whose packages are missing, a model
             without weights, or layers that LiteRT has no operations for.
-        OSError: if a file could not be written.
+        OSError: if a file could not be written. Older files are then as they were.
 
     Example:
         >>> export_parts(vae, "exported", "litert")
@@ -75,16 +75,16 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
         "decoder": ([model.decoder], decode, "latents", (model.latent_dim,)),
     }
     folder = checks.writable("folder", folder, folder=True)
-    paths = []
-    for name, (layers, function, input_name, shape) in parts.items():
-        specs = [tf.TensorSpec([None, *shape], name=input_name), *label]
-        part = _Part(name, layers, function, specs)
-        path = folder / (name + suffix)
-        with write_errors(path), files.staged(path) as temporary:
-            write = _write_litert if format == "litert" else _write_onnx
-            write(part, os.fspath(temporary))
-        paths.append(path)
-    return paths[0], paths[1]
+    write = _write_litert if format == "litert" else _write_onnx
+    with contextlib.ExitStack() as written:
+        # Both files are on the disk before the first one replaces an older file.
+        for name, (layers, function, input_name, shape) in parts.items():
+            specs = [tf.TensorSpec([None, *shape], name=input_name), *label]
+            part = _Part(name, layers, function, specs)
+            path = folder / (name + suffix)
+            written.enter_context(write_errors(path))
+            write(part, os.fspath(written.enter_context(files.staged(path))))
+    return folder / ("encoder" + suffix), folder / ("decoder" + suffix)
 
 
 def require_packages(format: str) -> None:

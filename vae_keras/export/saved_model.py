@@ -127,7 +127,7 @@ def export_saved_model(
             "already holds. Leave the version out for the next one, or pass overwrite=True."
         )
     # The name is not an integer, so a server that polls the folder ignores it until the rename.
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=base))
+    temporary = Path(tempfile.mkdtemp(prefix=files.WRITING, dir=base))
     try:
         served = signatures(model, score_samples, detector)
         with write_errors(target):

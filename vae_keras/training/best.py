@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +77,8 @@ class BestWeights(keras.callbacks.Callback):
         self._lowest = math.inf
 
     def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
-        self._lowest = load(self.path)[1] if self.path.exists() else math.inf
+        found = load(self.path)
+        self._lowest = math.inf if found is None else found[1]
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         logs = logs or {}
@@ -86,18 +90,26 @@ class BestWeights(keras.callbacks.Callback):
                 np.savez(file, epoch=np.int64(epoch + 1), loss=np.float64(loss), **arrays)
 
 
-def load(path: Path) -> tuple[int, float, list[np.ndarray]]:
+def load(path: Path) -> tuple[int, float, list[np.ndarray]] | None:
     """Reads the best weights of a run.
 
     Args:
         path: the file that `BestWeights` wrote.
 
     Returns:
-        The epoch, counted from 1, its loss, and the weights.
+        The epoch, counted from 1, its loss, and the weights; or None if there is no file, and with
+        a warning if it is damaged.
     """
-    with np.load(path, allow_pickle=False) as file:
-        names = sorted(name for name in file.files if name.startswith("weight_"))
-        return int(file["epoch"]), float(file["loss"]), [file[name] for name in names]
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = [name for name in file.files if name.startswith("weight_")]
+            names.sort(key=lambda name: int(name.removeprefix("weight_")))
+            return int(file["epoch"]), float(file["loss"]), [file[name] for name in names]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        warnings.warn(f"{path} is damaged ({error}); it is skipped", stacklevel=2)
+        return None
 
 
 def choose(
@@ -118,9 +130,10 @@ def choose(
     Returns:
         `Choice`.
     """
-    if not path.exists():
+    found = load(path)
+    if found is None:
         return Choice(last_epoch, last_epoch)
-    epoch, _, weights = load(path)
+    epoch, _, weights = found
     if epoch == last_epoch:
         return Choice(epoch, last_epoch)
     last_weights = model.get_weights()

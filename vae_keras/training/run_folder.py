@@ -41,7 +41,7 @@ def check(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
     checks.writable("workdir", folder, folder=True)
     try:
         held = _read_settings(folder)
-        others = held is None and folder.exists() and any(folder.iterdir())
+        others = held is None and folder.exists() and any(map(_is_kept, folder.iterdir()))
     except (OSError, ValueError, RecursionError) as error:
         raise _unusable(folder, error) from error
     if others:
@@ -134,8 +134,8 @@ def claim(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
         >>> claim(Path("runs/new"), {"preset": "mlp_mnist"}, overwrite=False)
     """
     try:
+        files.sweep(folder)
         if (folder / CONFIG).exists():
-            files.sweep(folder)
             if not overwrite:
                 # What is written from the final weights is written anew. The page is last, so
                 # that a folder with a page is complete.
@@ -160,6 +160,11 @@ def _read_settings(folder: Path) -> dict[str, Any] | None:
     return defaults | presets.with_current_names(held)
 
 
+def _is_kept(path: Path) -> bool:
+    """Whether a file is more than what a killed writer left."""
+    return not path.name.startswith(files.WRITING)
+
+
 def _unusable(folder: Path, error: Exception) -> checks.InputError:
     return checks.InputError(
         f"the run folder must be readable and writable. Received: {folder} ({error}). "
@@ -168,12 +173,13 @@ def _unusable(folder: Path, error: Exception) -> checks.InputError:
 
 
 def _empty(folder: Path) -> None:
-    """Removes what a run writes, and nothing else."""
+    """Removes what a run writes but its configuration, and nothing else.
+
+    The configuration of the next run replaces it, so a killed process leaves a run folder.
+    """
     written = (REPORT, EXPLORER, METRICS, TRAINED_ON, detection.FILE, "model.keras", "elbo.csv")
     for name in written:
         (folder / name).unlink(missing_ok=True)
     for name in ("checkpoints", "figures", "serving"):
         # A checkpoint that stayed would be taken for one of the new run.
         files.remove_tree(folder / name)
-    # The configuration is removed last: until then the folder is known as a run folder.
-    (folder / CONFIG).unlink()

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+WRITING = ".writing-"
+"""How the names of temporary files begin."""
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
@@ -77,7 +80,8 @@ def staged(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(name)
-        if isinstance(error, OSError):
+        # An error of another file, written inside of this block, keeps its own name.
+        if isinstance(error, OSError) and error.errno and error.filename in (None, os.fspath(name)):
             error.filename, error.filename2 = os.fspath(path), None  # the name that the user gave
         raise
     sync_folder(path.parent)
@@ -89,7 +93,7 @@ def temporary_name(path: Path) -> Path:
     A name has at most 255 bytes, so the temporary one has only the end of a long name.
     """
     end = os.fsencode(path.name)[-200:].decode(errors="ignore")
-    return path.with_name(f".writing-{secrets.token_hex(8)}-{end}")
+    return path.with_name(f"{WRITING}{secrets.token_hex(8)}-{end}")
 
 
 def remove_tree(path: Path) -> None:
@@ -102,7 +106,7 @@ def remove_tree(path: Path) -> None:
 
 def sweep(folder: str | os.PathLike[str]) -> None:
     """Removes the temporary files that killed writers left in a folder and its sub-folders."""
-    for kind in (".writing-*", ".retired-*"):
+    for kind in (f"{WRITING}*", ".retired-*"):
         for path in list(Path(folder).rglob(kind)):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
