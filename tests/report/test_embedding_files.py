@@ -1,6 +1,8 @@
 """Files of embeddings hold every column, and a folder is what TensorBoard's projector reads."""
 
+import errno
 import importlib.util
+import os
 import re
 
 import numpy as np
@@ -49,6 +51,18 @@ def test_a_folder_is_what_the_projector_reads(tmp_path):
     sprite = np.asarray(Image.open(tmp_path / "p" / "sprite.png"))
     assert sprite.shape == (18, 12)  # five images of 6 x 4 in a square of three by three
     np.testing.assert_array_equal(sprite[6:12, 0:4], 255 - IMAGES[3, ..., 0])
+
+
+def test_a_half_written_folder_has_no_configuration(tmp_path, monkeypatch):
+    embedding_files.write(tmp_path / "p", FOUND, NAMES, LABELS, IMAGES)
+
+    def fails(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savetxt", fails)
+    with pytest.raises(OSError, match="No space left"):
+        embedding_files.write(tmp_path / "p", FOUND, NAMES, LABELS, IMAGES)
+    assert not (tmp_path / "p" / "projector_config.pbtxt").exists()
 
 
 def test_a_sprite_keeps_to_the_size_that_a_browser_draws(tmp_path, monkeypatch):

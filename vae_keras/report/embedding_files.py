@@ -127,18 +127,23 @@ def _write_parquet(path: Path, columns: dict[str, np.ndarray]) -> None:
 def _write_projector(
     folder: Path, columns: dict[str, np.ndarray], images: Array, invert: bool
 ) -> None:
-    """Writes the configuration last, so that TensorBoard finds either nothing or everything."""
+    """Removes an older configuration first and writes the new one last.
+
+    TensorBoard therefore finds either nothing or everything.
+    """
     # The projector names points by the first column.
     shown = [name for name in ("label", "file", "elbo") if name in columns]
     rows = zip(*(columns[name] for name in shown), strict=True)
     lines = ["\t".join(shown), *("\t".join(map(str, row)) for row in rows)]
+    sprite, (width, height) = _sprite(images, invert)
+    configuration = folder / "projector_config.pbtxt"
+    configuration.unlink(missing_ok=True)
     files.write_text(folder / "metadata.tsv", "\n".join(lines) + "\n")
     with files.atomic_write(folder / "tensors.tsv") as file:
         np.savetxt(file, columns["loc"], fmt="%.7g", delimiter="\t")
-    sprite, (width, height) = _sprite(images, invert)
     with files.atomic_write(folder / "sprite.png") as file:
         sprite.save(file, "PNG")
-    files.write_text(folder / "projector_config.pbtxt", _CONFIG.format(width=width, height=height))
+    files.write_text(configuration, _CONFIG.format(width=width, height=height))
 
 
 def _sprite(images: Array, invert: bool) -> tuple[Image.Image, tuple[int, int]]:
