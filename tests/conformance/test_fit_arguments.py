@@ -267,6 +267,7 @@ def test_explicit_steps_per_execution_changes_no_number(kind):
     assert _without_names(recorder.calls) == Twin(steps_per_execution=4).fit(**data, epochs=2)
 
 
+@pytest.mark.slow
 def test_backup_and_restore_goes_on_with_the_epoch_that_was_cut(tmp_path):
     class Ends(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -756,6 +757,7 @@ def test_the_rate_set_between_two_fits_acts():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_frozen_before_compile_stays():
     vae = fresh()
     vae.fit(X, batch_size=8, verbose=0)

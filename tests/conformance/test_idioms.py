@@ -89,6 +89,7 @@ class Idle(VAE):
         return data
 
 
+@pytest.mark.slow
 def test_steps_without_a_batch_size_cover_all_rows():
     x = np.concatenate([X] * 4)
     assert counted(made(Idle), x, None) == counted(twin(), x / 255, np.zeros(len(x)))
@@ -123,6 +124,7 @@ def test_training_that_is_stopped_before_a_batch_takes_one(hook):
     assert taken(vae) == 7
 
 
+@pytest.mark.slow
 def test_a_stop_before_a_call_of_several_batches_leaves_it_whole_as_keras_does():
     def stop(model: keras.Model, name: str) -> keras.callbacks.Callback:
         return keras.callbacks.LambdaCallback(

@@ -198,6 +198,7 @@ def test_a_model_without_weights_is_refused(tmp_path):
         export.export_parts(unbuilt, tmp_path, "litert")
 
 
+@pytest.mark.slow
 def test_a_global_policy_of_mixed_precision_rounds_nothing(tmp_path):
     vae = small_vae()
     keras.config.set_dtype_policy("mixed_bfloat16")

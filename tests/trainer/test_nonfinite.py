@@ -112,6 +112,7 @@ def test_gradients_of_a_step_with_a_fault_are_held_back():
     np.testing.assert_array_equal(held[2], [[0.0]])
 
 
+@pytest.mark.slow
 def test_the_compiled_step_copies_no_kernel(digits):
     """What holding back is for, beside the bad step: XLA changes every kernel in place."""
     vae = small_vae()

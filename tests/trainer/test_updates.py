@@ -26,7 +26,7 @@ def test_the_steps_run_on_the_device_of_the_replica(one):
         assert tf.zeros(1).device == one.extended.worker_devices[0]
 
 
-@pytest.mark.parametrize("frequency", [None, 2])
+@pytest.mark.parametrize("frequency", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_averages_and_decay_of_one_replica_are_those_of_no_strategy(one, digits, frequency):
     """What Keras' optimizers do beside the update itself: weight decay and moving averages."""
 

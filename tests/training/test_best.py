@@ -155,6 +155,7 @@ def test_a_run_that_fell_says_so_and_exports_its_best_weights(
         np.testing.assert_array_equal(weight, expected)
 
 
+@pytest.mark.slow
 def test_a_group_of_latents_that_collapsed_gets_a_sentence_and_idle_places_none(digits):
     size = {"top_dim": 3, "groups": ((1,), (2,)), "widths": (4, 6)}
     vae = small_vae(encoder=TopDownEncoder(**size), decoder=TopDownDecoder((6, 6, 1), **size))
