@@ -100,9 +100,9 @@ def text(path: Path = PATH) -> str:
         return "Not measured yet."
     found = json.loads(path.read_text(encoding="utf-8"))
     batch, message, network = found["batch_size"], found["message_bytes"], found["network"]
-    alone, one = _medians(found["alone"], found["one_replica"])
-    runs = found["seconds"].items()
-    seconds = {int(rows): _medians(found["alone"], each)[1] for rows, each in runs}
+    alone = statistics.median(found["alone"])
+    one = _seconds(found["one_replica"], found["alone"])
+    seconds = {int(rows): _seconds(runs, found["alone"]) for rows, runs in found["seconds"].items()}
 
     def wire(count: int) -> float:
         return network_seconds(message, count, network)
@@ -152,20 +152,25 @@ def text(path: Path = PATH) -> str:
             f"{network['latency_us']} microseconds a hop, ring all-reduce, not overlapped with "
             "compute. Compute, measured, Keras' loop included: the networks of "
             f"{' and '.join(f'`{name}`' for name in found['presets'])} with the ELBO in float32, "
-            f"the median of {found['rounds']} rounds, for steps under a strategy as their ratio "
-            f"to the step without one in the same round, on {machine['cores']} cores of "
-            f"{machine['cpu']}, load average before the run {machine['load_average']}; {versions}.",
+            f"median of {found['rounds']} rounds on {machine['cores']} cores of {machine['cpu']}, "
+            f"load average before the run {machine['load_average']}; {versions}. The time of a "
+            "step under a strategy is the median time of the step without one, times the median "
+            "ratio of the two in the same round.",
         ]
     )
 
 
-def _medians(alone: list[float], other: list[float]) -> tuple[float, float]:
-    """Returns the median seconds of a step without a strategy, and those of another step.
+def _seconds(runs: list[float], alone: list[float]) -> float:
+    """Returns the seconds of a step under a strategy, without the drift of the machine.
 
-    The latter are the former times the median ratio of the rounds, because the machine drifts.
+    They are the median time of the step without a strategy, times the median ratio of the two in
+    the same round.
+
+    Args:
+        runs: seconds of the step under a strategy in each round.
+        alone: seconds of the step without one in each round.
     """
-    seconds = statistics.median(alone)
-    return seconds, seconds * Ratio.of(other, alone).median
+    return statistics.median(alone) * Ratio.of(runs, alone).median
 
 
 def _table_of_cases(
@@ -179,7 +184,7 @@ def _table_of_cases(
         "|---" * (5 + len(workers)) + "|",
     ]
     for case in cases:
-        alone, own = _medians(case["alone"], case["shared"])
+        alone, own = statistics.median(case["alone"]), _seconds(case["shared"], case["alone"])
         wires = (network_seconds(case["message_bytes"], count, network) for count in workers)
         speed = (n * alone / (own + wire) for n, wire in zip(workers, wires, strict=True))
         lines.append(

@@ -24,7 +24,7 @@ _PARTS = {"x_train": catalogue.TRAIN, "x_test": catalogue.TEST}
 _NAMES = ("x_train", "y_train", "x_test", "y_test")
 _ZIP_KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _BLOCK_BYTES = 2**24
-_LONGEST_LABEL = 2**12  # in bytes
+_LONGEST_LABEL = 2**12  # bytes
 
 
 class _Array(NamedTuple):
@@ -256,7 +256,7 @@ class ArrayFile:
             return None
         array = self._arrays[part]
         shape, dtype = array.shape, array.dtype
-        # All but the texts is known before any label is read.
+        # A small file may name billions of labels, so no label is read before these checks.
         fits = dtype.kind in "biuUO" and dtype.itemsize <= _LONGEST_LABEL
         if not fits or not (len(shape) == 1 or shape[1:] == (1,)):
             raise checks.InputError(

@@ -247,8 +247,8 @@ def _gather(array: Array) -> Callable[[tf.Tensor], tf.Tensor]:
             store = tf.constant(array)
         return lambda index: tf.gather(store, index)
 
-    # TensorFlow keeps the Python functions of a graph until the process ends. This one must
-    # therefore not keep the array, which `gather` and the dataset that maps it do.
+    # TensorFlow keeps the Python functions of a graph until the process ends, so `read` has a weak
+    # reference only. `gather` keeps the array, and the dataset that maps `gather` keeps `gather`.
     rows = weakref.proxy(array)
 
     def read(index: np.ndarray) -> np.ndarray:

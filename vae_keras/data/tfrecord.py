@@ -81,7 +81,7 @@ class Records:
                     )
                 if label is None and not self.notes and not features.keys().isdisjoint(_LABELS):
                     self.notes = [
-                        f"Left out: labels that are no single whole number or text, {path}."
+                        f"The labels in {path} are left out: each must be a whole number or a text."
                     ]
                 rows.append(row)
                 labels.append(label)

@@ -47,7 +47,7 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
     Raises:
         checks.InputError: for an unknown format, a format whose packages are missing, a model
             without weights, or layers that LiteRT has no operations for.
-        OSError: if a file could not be written. Older files are then as they were.
+        OSError: if a file could not be written. Both are written before one replaces an older file.
 
     Example:
         >>> export_parts(vae, "exported", "litert")
@@ -77,7 +77,7 @@ def export_parts(model: VAE, folder: str | os.PathLike[str], format: str) -> tup
     folder = checks.writable("folder", folder, folder=True)
     write = _write_litert if format == "litert" else _write_onnx
     with contextlib.ExitStack() as written:
-        # Both files are on the disk before the first one replaces an older file.
+        # Both files are written before the first one replaces an older file.
         for name, (layers, function, input_name, shape) in parts.items():
             specs = [tf.TensorSpec([None, *shape], name=input_name), *label]
             part = _Part(name, layers, function, specs)

@@ -127,9 +127,10 @@ def _write_parquet(path: Path, columns: dict[str, np.ndarray]) -> None:
 def _write_projector(
     folder: Path, columns: dict[str, np.ndarray], images: Array, invert: bool
 ) -> None:
-    """Removes an older configuration first and writes the new one last.
+    """Writes the files of TensorBoard's projector into a folder.
 
-    TensorBoard therefore finds either nothing or everything.
+    An older configuration is removed first and the new one is written last, so TensorBoard finds
+    either nothing or everything.
     """
     # The projector names points by the first column.
     shown = [name for name in ("label", "file", "elbo") if name in columns]

@@ -259,9 +259,9 @@ def labels(y: Any, num: int) -> Any:
         part = np.asarray(part)
         if part.dtype.kind == "f":  # as Keras does
             part = part.astype(keras.config.floatx())
-        elif part.dtype.kind in "UO":  # `tf.numpy_function` takes ASCII texts only
+        elif part.dtype.kind in "UO":  # texts become UTF-8: `tf.numpy_function` refuses others
             part = tf.constant(part).numpy()
-        else:  # it also reads numbers of the other byte order as they lie
+        else:  # `tf.numpy_function` would take numbers of the other byte order for other numbers
             part = part.astype(part.dtype.newbyteorder("="), copy=False)
         if part.ndim == 0 or len(part) != num:
             raise checks.InputError(

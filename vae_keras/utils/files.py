@@ -80,7 +80,8 @@ def staged(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(name)
-        # An error of another file, written inside of this block, keeps its own name.
+        # An error of another file that was written inside of this block keeps that file's name.
+        # An error without a number has a message only, which a name would replace.
         if isinstance(error, OSError) and error.errno and error.filename in (None, os.fspath(name)):
             error.filename, error.filename2 = os.fspath(path), None  # the name that the user gave
         raise
